@@ -72,10 +72,10 @@ def first_process_first() -> Iterator[None]:
 
 
 def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
-    """Replace each gradient by its mean over all processes, in one message."""
+    """Replace each gradient by its mean over all processes, in one message of bfloat16."""
     if processes == 1:
         return
-    flat = torch.cat([p.grad.reshape(-1) for p in parameters])
+    flat = torch.cat([p.grad.reshape(-1).bfloat16() for p in parameters])
     dist.all_reduce(flat)
     flat /= processes
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from priors.convolution import use_matrix_products
 from priors.fitting import FitConfig, first_process_first, fit, join_processes
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
 from priors.train_autoencoder import to_unit_range
@@ -157,6 +158,7 @@ def main() -> None:
         text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder")
         module["text_encoder"].load_state_dict(text_encoder.state_dict())
     module["unet"].set_attn_processor(AttnProcessor())  # torch's fused attention is slow backwards on a CPU
+    use_matrix_products(module["unet"])
     module.to(device)
     alphas_cumprod = build_scheduler().alphas_cumprod.to(device)
     weights = min_snr_weight(alphas_cumprod)
