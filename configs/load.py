@@ -4,9 +4,9 @@ Values are merged in this order, later ones winning:
 
     defaults of the schema < the configuration's YAML < the prior's preset < the command line
 
-and a preset is its body, then what it holds for this configuration (``by_config``), then for this device
-(``by_device``). The preset comes after the YAML because it adapts a job to what a prior can do;
-where it replaces a value that the YAML states, ``LoadedConfig.overruled`` says so.
+and a preset is its body, then what it holds for this stage (``by_stage``), for this configuration
+(``by_config``) and for this device (``by_device``). The preset comes after the YAML because it adapts a
+job to what a prior can do; where it replaces a value that the YAML states, ``LoadedConfig.overruled`` says so.
 
 On the command line a text field takes its value exactly as typed (a prompt may hold commas, colons,
 quotes, ``null`` or ``${...}``); every other value is read as YAML.
@@ -65,9 +65,9 @@ def load_config(path: Path, overrides: dict[str, str]) -> LoadedConfig:
         file.values.pop("prior", None)
     prior = choose_prior(overrides.get("prior", choice))
     typed = read_overrides({key: text for key, text in overrides.items() if key != "prior"})
-    # A preset depends on the name and the device, so it cannot set them.
+    # A preset depends on the stage, the name and the device, so it cannot set them.
     stated = _merge([file, typed])
-    preset = preset_sources(prior, stated.name, find_device(stated.trainer.accelerator))
+    preset = preset_sources(prior, stated.stage, stated.name, find_device(stated.trainer.accelerator))
     config = _on_device(build([file, *preset, typed]))
     return LoadedConfig(config, prior, tuple(_overruled(file, preset, typed)))
 
@@ -83,7 +83,7 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
     saved = Source(str(path), read_yaml(path))
     changes = [read_overrides({key: text for key, text in overrides.items() if key != "prior"})]
     if "prior" in overrides:
-        for source in preset_sources(choose_prior(overrides["prior"]), "", ""):
+        for source in preset_sources(choose_prior(overrides["prior"]), "", "", ""):
             if "path" in source.values.get("prior", {}):
                 changes.insert(0, Source(source.where, {"prior": {"path": source.values["prior"]["path"]}}))
     return build([saved]), _on_device(build([saved, *changes]))

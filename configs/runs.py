@@ -33,7 +33,7 @@ CHECKPOINTS = "*.ckpt"
 LAST = "last"  # --resume last
 SLUG_LENGTH = 60  # characters, without the hash
 
-# Lightning starts the other processes of a machine with a copy of this one's environment; systems/run.py reads it too.
+# Lightning starts the other processes of a machine with a copy of this one's environment.
 RUN_FOLDER_VARIABLE = "PROLIFICDREAMER_RUN_FOLDER"
 
 #: What a resumed run may change: how long it goes on, what it reports, where it runs. Every other field

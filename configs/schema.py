@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from configs.schedules import Knots, check_knots
 from guidance.estimator import EstimatorConfig
 from guidance.vsd import GuidanceConfig
+from models.image import ImageConfig
 from models.scene import NeRFSceneConfig
 from renderers.cameras import CameraSampling, ViewThresholds
 from renderers.volume import VolumeRendererConfig
 
+STAGES = ("nerf", "image")
 ACCELERATORS = ("auto", "cpu", "cuda")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -82,13 +84,14 @@ class SceneOptimizerConfig:
 
     lr_grid: Knots = field(default_factory=lambda: [[0, 1e-2]])
     lr_mlp: Knots = field(default_factory=lambda: [[0, 1e-3]])
+    lr_image: Knots = field(default_factory=lambda: [[0, 3e-2]])  # of logits
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-15
     clip_norm: float | None = None  # of the scene's gradient, None: no clipping
 
     def __post_init__(self) -> None:
-        check_knots("lr_grid", self.lr_grid)
-        check_knots("lr_mlp", self.lr_mlp)
+        for name in ("lr_grid", "lr_mlp", "lr_image"):
+            check_knots(name, getattr(self, name))
         _positive(self, "eps", "clip_norm")
 
 
@@ -208,8 +211,9 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run of stage 1: a prompt becomes a radiance field."""
+    """A run of one stage."""
 
+    stage: str = "nerf"  # what theta is: nerf, a radiance field; image, a picture
     name: str = "vsd-nerf"  # of the configuration; the first folder below ``output.folder``
     prompt: str = "a red mug"
     seed: int = 0
@@ -221,6 +225,7 @@ class RunConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)  # of the stage image
     scene: NeRFSceneConfig = field(default_factory=NeRFSceneConfig)
     cameras: CameraSampling = field(default_factory=CameraSampling)
     render: RenderConfig = field(default_factory=RenderConfig)
@@ -235,6 +240,8 @@ class RunConfig:
         if not self.prompt.strip():
             raise ValueError(f'prompt: {self.prompt!r} is empty; say what to make, such as prompt="a red mug"')
         _folder_name("name", self.name)
+        if self.stage not in STAGES:
+            raise ValueError(f"stage: {self.stage!r} is not one of {', '.join(STAGES)}")
         if self.logger not in ("csv", "wandb"):
             raise ValueError(f"logger: {self.logger!r} is not one of csv, wandb")
         _positive(self, "iterations", "particles")

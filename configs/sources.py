@@ -114,17 +114,17 @@ def choose_prior(choice: object) -> PriorChoice:
     )
 
 
-def preset_sources(choice: PriorChoice, config_name: str, device: str) -> list[Source]:
-    """A preset's values from general to special: its body, those for a configuration, those for a device.
+def preset_sources(choice: PriorChoice, stage: str, config_name: str, device: str) -> list[Source]:
+    """A preset's values from general to special: its body, those for a stage, a configuration, a device.
 
     Raises:
         ConfigError: the preset isn't valid YAML, or has a part of the wrong form.
     """
     path = PRESET_FOLDER / f"{choice.preset}.yaml"
     values = read_yaml(path)
-    by_config, by_device = values.pop("by_config", {}), values.pop("by_device", {})
+    special = {heading: values.pop(heading, {}) for heading in ("by_stage", "by_config", "by_device")}
     parts = [("", values)]
-    for heading, part, name in (("by_config", by_config, config_name), ("by_device", by_device, device)):
+    for (heading, part), name in zip(special.items(), (stage, config_name, device), strict=True):
         if not isinstance(part, dict) or not all(isinstance(section, dict) for section in part.values()):
             raise ConfigError(f"{path}: {heading} must hold a mapping of values for each name")
         if heading == "by_device" and not part.keys() <= set(DEVICES):

@@ -15,12 +15,12 @@ With n particles an iteration moves one of them, and every schedule is stretched
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from configs.schedules import scaled, value_at
@@ -30,13 +30,13 @@ from guidance.losses import as_loss
 from guidance.prior import DiffusionPrior, Latents
 from guidance.prompts import PromptEmbeddings
 from guidance.vsd import GuidanceOutput, ScoreDistillation
-from models.mesh import Mesh
 from renderers.cameras import Cameras, sample_cameras
 from renderers.output import RenderOutput
 from systems import optimizers
 from systems.checkpoints import run_metadata
 from systems.collapse import require_finite
 from systems.regularizers import regularizer
+from systems.scenes import Scenes
 from systems.seeding import Purpose, pick_particle, stream
 
 PROGRESS_BAR = ("loss/scene", "loss/estimator")
@@ -54,15 +54,17 @@ class StepReport:
 class DistillationSystem(LightningModule, ABC):
     """Scenes pulled by a frozen prior. A stage adds how it renders and how it is regularised."""
 
-    stage: str  # name of the stage, stored in checkpoints
+    stage: str  # name of the stage, in configurations and checkpoints
+    scenes_class: type[Scenes]
+    regularizers: tuple[str, ...] = ()  # fields of RegularizerConfig that have a meaning in this stage
     iteration: Tensor
     report: StepReport  # of the last iteration
 
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings, scene: nn.Module) -> None:
+    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings, scene: Scenes) -> None:
         """Put the parts together.
 
         Args:
-            scene: whatever theta is; its parameters are the scene optimizer's.
+            scene: theta; its parameters are the scene optimizer's.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -86,18 +88,6 @@ class DistillationSystem(LightningModule, ABC):
     @abstractmethod
     def render_training_views(self, iteration: int, particle: int, cameras: Cameras) -> RenderOutput:
         """Views with gradient, at the training size."""
-
-    @abstractmethod
-    def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
-        """Views without gradient and without randomness, for people and for tests."""
-
-    @abstractmethod
-    def mesh(self, particle: int) -> Mesh:
-        """The scene's surface.
-
-        Raises:
-            ValueError: there is none.
-        """
 
     def prepare(self, iteration: int) -> None:
         """What a stage has to keep up to date before it renders; nothing by default."""
@@ -158,7 +148,7 @@ class DistillationSystem(LightningModule, ABC):
 
     def regularizer_weights(self, iteration: int) -> dict[str, float]:
         config = self.config.regularizers
-        return {field.name: self._schedule(getattr(config, field.name), iteration) for field in fields(config)}
+        return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
 
     def _step_scene(self, iteration: int, latents: Latents, guidance: GuidanceOutput, views: RenderOutput) -> None:
         """Algorithm 1, step 2, with the regularisers."""

@@ -116,11 +116,11 @@ def read_metadata(path: str | Path) -> RunMetadata:
     return RunMetadata(**{field.name: run[field.name] for field in dataclasses.fields(RunMetadata)})
 
 
-def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig, stage: str) -> None:
+def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -> None:
     """Raise a ValueError unless a run of ``config`` may use the checkpoint; it lists what differs."""
-    if metadata.stage != stage:
+    if metadata.stage != config.stage:
         raise ValueError(
-            f"checkpoint: {str(path)!r} is of stage {metadata.stage!r}, this run is of stage {stage!r}; "
+            f"checkpoint: {str(path)!r} is of stage {metadata.stage!r}, this run is of stage {config.stage!r}; "
             "use a checkpoint of the same stage"
         )
     ours, lines = plain(config), []

@@ -11,24 +11,25 @@ from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings
 from models.mesh import Mesh, extract_mesh
 from models.scene import NeRFScene, Particles
-from renderers.cameras import Cameras, camera_rays, turntable_cameras
+from renderers.cameras import Cameras, camera_rays
 from renderers.occupancy import OccupancyConfig, OccupancyGrid
 from renderers.output import RenderOutput
 from renderers.volume import VolumeRenderer
 from systems.base import DistillationSystem
 from systems.mesh_level import ray_extremes, silhouette_level
+from systems.scenes import Scenes, orbit
 from systems.seeding import Purpose, stream
 
 LEVEL_VIEWS = 8  # views that decide on the mesh's level
 LEVEL_SIZE = 64  # pixels a side of each
 
 
-class NeRFParticles(nn.Module):
-    """All that is needed to look at the results: scenes, occupancy grids and a renderer; no prior."""
+class NeRFParticles(Scenes):
+    """Radiance fields, each with its occupancy grid."""
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        self.may_be_opaque = config.scene.field.density_init.kind != "object"  # the camera stands inside
         self.particles = Particles(config.scene, config.particles, config.seed)
         occupancy = OccupancyConfig(radius=config.scene.field.radius, resolution=config.render.occupancy_resolution)
         self.occupancies = nn.ModuleList(OccupancyGrid(occupancy) for _ in range(config.particles))
@@ -74,6 +75,9 @@ class NeRFParticles(nn.Module):
             device=device,
         )
 
+    def backend(self, device: torch.device) -> str:
+        return f"hash grid: {self.particles[0].field.grid.backend_on(device)}"
+
     def mesh_level(self, particle: int) -> float:
         """The density of the surface, from views all around and of two heights."""
         occupancy = self.occupancies[particle]
@@ -100,17 +104,12 @@ class NeRFParticles(nn.Module):
         return scene.background(rays_d)
 
 
-def orbit(config: RunConfig, count: int, elevation_deg: float | None = None) -> Cameras:
-    """Evenly spaced cameras at the middle of the training cameras' distances and fields of view."""
-    elevation_deg = config.output.turntable_elevation_deg if elevation_deg is None else elevation_deg
-    distance, fovy_deg = (sum(bounds) / 2 for bounds in (config.cameras.distance, config.cameras.fovy_deg))
-    return turntable_cameras(count, elevation_deg, distance, fovy_deg)
-
-
 class NeRFSystem(DistillationSystem):
     """Text to radiance fields by score distillation."""
 
     stage = "nerf"
+    scenes_class = NeRFParticles
+    regularizers = ("entropy", "sparsity", "opacity_binary")
     scene: NeRFParticles
 
     def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
@@ -139,12 +138,6 @@ class NeRFSystem(DistillationSystem):
                 self._training_background(iteration, scene, cameras),
                 generator=self._stream(Purpose.RENDER, iteration),
             )
-
-    def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
-        return self.scene.render_views(particle, cameras, size, normals)
-
-    def mesh(self, particle: int) -> Mesh:
-        return self.scene.mesh(particle)
 
     def _training_background(
         self, iteration: int, scene: NeRFScene, cameras: Cameras

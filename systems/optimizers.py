@@ -16,17 +16,16 @@ from configs.schema import EstimatorOptimizerConfig, RunConfig, SceneOptimizerCo
 
 
 def scene_optimizer(scene: nn.Module, config: SceneOptimizerConfig, fused: bool) -> torch.optim.Adam:
-    """Adam with two groups: tables of hash grids, and everything else (the small networks).
+    """Adam with a group of its own for each kind of parameter, since their scales differ.
 
     Args:
         fused: one kernel for all parameters; it must be off where gradients are loss-scaled (fp16),
             because fused optimizers unscale by themselves, after clipping.
     """
-    groups = [
-        {"name": "grid", "params": [p for name, p in scene.named_parameters() if _is_table(name)]},
-        {"name": "mlp", "params": [p for name, p in scene.named_parameters() if not _is_table(name)]},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in scene.named_parameters():
+        groups.setdefault(_group(name), []).append(parameter)
+    groups = [{"name": name, "params": params} for name, params in groups.items()]
     return torch.optim.Adam(groups, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
 
 
@@ -39,9 +38,9 @@ def estimator_optimizer(estimator: nn.Module, config: EstimatorOptimizerConfig, 
 def learning_rates(config: RunConfig, iteration: int) -> dict[str, float]:
     """The learning rate of each parameter group; schedules of the scene are stretched by the particles."""
     warmup = config.estimator_optimizer.warmup_iterations
+    scene = {"grid": config.optimizer.lr_grid, "mlp": config.optimizer.lr_mlp, "image": config.optimizer.lr_image}
     return {
-        "grid": value_at(scaled(config.optimizer.lr_grid, config.particles), iteration),
-        "mlp": value_at(scaled(config.optimizer.lr_mlp, config.particles), iteration),
+        **{name: value_at(scaled(knots, config.particles), iteration) for name, knots in scene.items()},
         "estimator": config.estimator_optimizer.lr * min(1.0, (iteration + 1) / max(warmup, 1)),
     }
 
@@ -66,5 +65,6 @@ def scale_gradients(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""],
             parameter.grad.mul_(factor)
 
 
-def _is_table(name: str) -> bool:
-    return name.endswith("grid.table")
+def _group(name: str) -> str:
+    """Tables of hash grids, logits of pictures, and all else: the small networks."""
+    return {"table": "grid", "logits": "image"}.get(name.rsplit(".", 1)[-1], "mlp")

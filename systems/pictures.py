@@ -52,6 +52,10 @@ def write_png(path: Path, image: Picture) -> None:
     os.replace(unfinished, path)
 
 
+def read_png(path: Path) -> Picture:
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
+
+
 def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> None:
     """An mp4 that browsers play: H.264, yuv420p.
 

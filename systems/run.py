@@ -13,11 +13,13 @@ from pathlib import Path
 import lightning
 import torch
 
+from configs.runs import RUN_FOLDER_VARIABLE, is_first_process
 from configs.schema import RunConfig
 from guidance.loading import load_prior
 from guidance.memory import device_memory, estimate_memory, preflight_line
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import LAST, Checkpoints
 from systems.callbacks.collapse import CollapseDetection, measure
 from systems.callbacks.diagnostics import Diagnostics
@@ -36,15 +38,15 @@ from systems.checkpoints import (
 )
 from systems.data import IterationData
 from systems.loggers import build_loggers, log_interval
-from systems.nerf import NeRFParticles, NeRFSystem, orbit
 from systems.pictures import write_png
+from systems.scenes import Scenes, orbit
+from systems.stages import system_class
 
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLED = "priors"  # folder of the bundled priors in the repository
 TEST_VIEWS = 8
-FOLDER_VARIABLE = "PROLIFICDREAMER_RUN_FOLDER"
 
 
 class Interrupted(Exception):
@@ -64,13 +66,13 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
     """
     folder = agreed_folder(Path(folder))
     if resume is not None:
-        check_same_run(resume, read_metadata(resume), config, NeRFSystem.stage)
+        check_same_run(resume, read_metadata(resume), config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     quieten_lightning()
     trainer = build_trainer(config, folder)
     prior = build_prior(config, trainer.strategy.root_device)
-    system = NeRFSystem(config, prior, build_prompts(config, prior))
+    system = system_class(config)(config, prior, build_prompts(config, prior))
     announce(config, trainer, prior, system)
     if resume is not None and is_finished(system, resume):
         if trainer.is_global_zero:
@@ -86,7 +88,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
     return folder
 
 
-def is_finished(system: NeRFSystem, checkpoint: Path) -> bool:
+def is_finished(system: DistillationSystem, checkpoint: Path) -> bool:
     """Whether nothing but the results is left to do.
 
     Raises:
@@ -115,7 +117,7 @@ def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
         for azimuth, rgb in zip(cameras.azimuth_deg, views.rgb, strict=True):
             write_png(folder / "views" / f"{particle}-{azimuth:03.0f}.png", rgb)
         particles.append(vars(measure(views)))
-    videos = write_turntables(scene, config, folder)
+    videos = [] if scene.is_flat else write_turntables(scene, config, folder)
     figures = {
         "checkpoint": str(checkpoint),
         "iteration": iteration,
@@ -211,11 +213,11 @@ def find_prior(path: str) -> str:
     return str(bundled)
 
 
-def load_scene(config: RunConfig, checkpoint: Path) -> tuple[NeRFParticles, int]:
+def load_scene(config: RunConfig, checkpoint: Path) -> tuple[Scenes, int]:
     """A checkpoint's scenes, on the configured device, and the iteration that it is of."""
     metadata = read_metadata(checkpoint)
-    check_same_run(checkpoint, metadata, config, NeRFSystem.stage)
-    scene = NeRFParticles(config)
+    check_same_run(checkpoint, metadata, config)
+    scene = system_class(config).scenes_class(config)
     prefix = "scene."
     state = read_checkpoint(checkpoint)["state_dict"]
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -236,9 +238,9 @@ def agreed_folder(folder: Path) -> Path:
 
     Their own choice may differ: folders are named by date and time.
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[FOLDER_VARIABLE] = str(folder)
-    return Path(os.environ.get(FOLDER_VARIABLE, folder))
+    if is_first_process():
+        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    return Path(os.environ.get(RUN_FOLDER_VARIABLE, folder))
 
 
 def quieten_lightning() -> None:
@@ -248,7 +250,7 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def announce(config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrior, system: NeRFSystem) -> None:
+def announce(config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrior, system: DistillationSystem) -> None:
     """Say what runs where."""
     if not trainer.is_global_zero:
         return
@@ -263,7 +265,7 @@ def announce(config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrio
         f"prior: {config.prior.path} ({type(prior).__name__}, predicts {prior.prediction_type}, "
         f"{prior.image_size} px, latents {'x'.join(map(str, prior.latent_shape))}, {prior.network.dtype})\n"
         f"device: {device} x {trainer.world_size}, precision {trainer.precision}, torch threads "
-        f"{torch.get_num_threads()}, hash grid: {system.scene.particles[0].field.grid.backend_on(device)}\n"
+        f"{torch.get_num_threads()}, {system.scene.backend(device)}\n"
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}\n"
         f"memory: {preflight_line(estimate, device_memory(device))}",
         flush=True,

@@ -38,8 +38,6 @@ class CollapseDetection(Callback):
 
     def __init__(self, config: RunConfig) -> None:
         self.config: CollapseConfig = config.collapse
-        # A scene around the camera is meant to be opaque everywhere.
-        self.may_be_opaque = config.scene.field.density_init.kind != "object"
         self.counts: dict[tuple[int, str], int] = {}  # by particle and symptom, of looks in a row
 
     @property
@@ -53,20 +51,20 @@ class CollapseDetection(Callback):
         vitals = self._over_ranks(trainer, measure(report.views))
         for name, value in vars(vitals).items():
             require_finite(f"render/{name}", torch.tensor(value), iteration, state_is_sound=False)
-        for symptom, (found, quantity) in self.symptoms(vitals).items():
+        for symptom, (found, quantity) in self.symptoms(vitals, system.scene.may_be_opaque).items():
             key = (report.particle, symptom)
             self.counts[key] = self.counts.get(key, 0) + 1 if found else 0
             if self.counts[key] >= self.config.patience:
                 what = f"particle {report.particle} is {symptom}: {quantity} for {self.config.patience} views in a row"
                 raise CollapseError(what, iteration, ADVICE[symptom])
 
-    def symptoms(self, vitals: Vitals) -> dict[str, tuple[bool, str]]:
+    def symptoms(self, vitals: Vitals, may_be_opaque: bool) -> dict[str, tuple[bool, str]]:
         """Which symptoms a scene shows, each with the quantity in words."""
         config = self.config
         return {
             "empty": (vitals.opacity < config.min_opacity, f"mean opacity {vitals.opacity:.2g}"),
             "opaque": (
-                vitals.opaque > config.max_opaque and not self.may_be_opaque,
+                vitals.opaque > config.max_opaque and not may_be_opaque,
                 f"{vitals.opaque:.1%} of the pixels opaque",
             ),
             "saturated": (

@@ -18,8 +18,8 @@ from guidance.vsd import draw_noise
 from renderers.cameras import Cameras
 from systems.base import DistillationSystem
 from systems.loggers import log_image
-from systems.nerf import orbit
 from systems.pictures import Picture, column, row, write_png
+from systems.scenes import orbit
 from systems.seeding import Purpose, stream
 
 SAMPLES = 4  # pictures a row
@@ -67,7 +67,7 @@ def predictions(system: DistillationSystem) -> Picture:
     """A render, then the x_0 that prior (above) and estimator (below) see in it, by rising noise."""
     guidance, schedule = system.guidance, system.guidance.prior.schedule
     camera = front_cameras(system, 1)
-    latents = system.encode(system.render_views(0, camera, system.config.render.size).rgb)
+    latents = system.encode(system.scene.render_views(0, camera, system.config.render.size).rgb)
     count = len(NOISE_LEVELS)
     t = (torch.tensor(NOISE_LEVELS) * (len(schedule) - 1)).long().to(latents.device)
     noise = draw_noise(latents, stream(system.config.seed, 0, Purpose.DIAGNOSTICS)).expand(count, -1, -1, -1)

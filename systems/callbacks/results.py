@@ -1,4 +1,4 @@
-"""What a finished run leaves: a film and a mesh of each particle, and a summary."""
+"""What a finished run leaves: a film and a mesh of each particle (of pictures, two sheets), and a summary."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from renderers.mesh_export import write_glb
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
 from systems.checkpoints import installed_versions
-from systems.loggers import log_mesh, log_video
-from systems.nerf import NeRFParticles, orbit
-from systems.pictures import write_video
+from systems.loggers import log_image, log_mesh, log_video
+from systems.pictures import column, read_png, row, write_png, write_video
+from systems.scenes import Scenes, orbit
 
 logger = logging.getLogger(__name__)
 
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
+SHEET_COLUMNS = 8  # pictures side by side
+STRIP_ROWS = 12  # stages of progress
+
+
+LOGGED_AS = {".mp4": log_video, ".glb": log_mesh, ".png": log_image}
 
 
 class Results(Callback):
-    """Writes ``turntable.mp4``, ``mesh.glb`` (with a number where there are several) and ``summary.json``."""
+    """Writes ``turntable.mp4``, ``mesh.glb`` (with a number where there are several) and ``summary.json``.
+
+    Of pictures, ``pictures.png`` (all of them) and ``progress.png`` (how they came to be, from top to bottom).
+    """
 
     def __init__(self, config: RunConfig, folder: Path, performance: Performance) -> None:
         self.config = config
@@ -37,22 +45,26 @@ class Results(Callback):
         if int(system.iteration) == system.iterations and trainer.is_global_zero:
             losses = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss/" in name}
             for path in write_results(system, self.config, self.folder, self.performance.seconds, losses):
-                log = log_video if path.suffix == ".mp4" else log_mesh
-                log(trainer, f"media/{path.stem}", path, int(system.iteration))
+                LOGGED_AS[path.suffix](trainer, f"media/{path.stem}", path, int(system.iteration))
         trainer.strategy.barrier("results")
 
 
 def write_results(
     system: DistillationSystem, config: RunConfig, folder: Path, seconds: float, losses: dict[str, float] | None = None
 ) -> list[Path]:
-    """Films, meshes and summary of a finished run; returns films and meshes.
+    """All files of a finished run; returns them without the summary.
 
     Args:
         seconds: that the training took.
         losses: of the last iteration, where they are known.
     """
-    videos = write_turntables(system, config, folder)
-    meshes, problems = write_meshes(system, config, folder)
+    problems: list[str] = []
+    if system.scene.is_flat:
+        files = write_sheets(system.scene, config, folder)
+    else:
+        files = write_turntables(system.scene, config, folder)
+        meshes, problems = write_meshes(system.scene, config, folder)
+        files += meshes
     iterations = int(system.iteration)
     summary = {
         "name": config.name,
@@ -64,15 +76,30 @@ def write_results(
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "final_losses": losses or {},
-        "files": [path.name for path in [*videos, *meshes]],
+        "files": [path.name for path in files],
         "problems": problems,
         "versions": installed_versions(),
     }
     write_json(folder / "summary.json", summary)
-    return [*videos, *meshes]
+    return files
 
 
-def write_turntables(scene: NeRFParticles | DistillationSystem, config: RunConfig, folder: Path) -> list[Path]:
+def write_sheets(scene: Scenes, config: RunConfig, folder: Path) -> list[Path]:
+    """All pictures, and a strip of the previews on the way there."""
+    cameras, size = orbit(config, 1), config.render.size
+    pictures = [scene.render_views(particle, cameras, size).rgb[0] for particle in range(config.particles)]
+    rows = [pictures[start : start + SHEET_COLUMNS] for start in range(0, len(pictures), SHEET_COLUMNS)]
+    paths = [folder / "pictures.png"]
+    write_png(paths[0], column([row(images) for images in rows]))
+    previews = sorted((folder / "previews").glob("*.png"))
+    if previews:
+        shown = [previews[round(i * (len(previews) - 1) / (STRIP_ROWS - 1))] for i in range(STRIP_ROWS)]
+        paths.append(folder / "progress.png")
+        write_png(paths[1], column([read_png(path) for path in dict.fromkeys(shown)]))
+    return paths
+
+
+def write_turntables(scene: Scenes, config: RunConfig, folder: Path) -> list[Path]:
     """A film all around each particle."""
     paths = []
     for particle in range(config.particles):
@@ -81,7 +108,7 @@ def write_turntables(scene: NeRFParticles | DistillationSystem, config: RunConfi
     return paths
 
 
-def turntable(scene: NeRFParticles | DistillationSystem, particle: int, config: RunConfig) -> torch.Tensor:
+def turntable(scene: Scenes, particle: int, config: RunConfig) -> torch.Tensor:
     """Frames ``[frames, size, size, 3]`` all around a particle, on the CPU; sizes are rounded up to even."""
     output = config.output
     size = output.turntable_size + output.turntable_size % 2
@@ -90,9 +117,7 @@ def turntable(scene: NeRFParticles | DistillationSystem, particle: int, config: 
     return torch.cat([scene.render_views(particle, part, size).rgb.cpu() for part in parts])
 
 
-def write_meshes(
-    scene: NeRFParticles | DistillationSystem, config: RunConfig, folder: Path
-) -> tuple[list[Path], list[str]]:
+def write_meshes(scene: Scenes, config: RunConfig, folder: Path) -> tuple[list[Path], list[str]]:
     """A GLB of each particle that has a surface, and for each that has none the reason.
 
     A scene without a surface doesn't take the other results with it.

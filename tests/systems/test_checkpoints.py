@@ -40,7 +40,7 @@ def test_metadata_survive(config, tmp_path) -> None:
     assert metadata == run_metadata(config, "nerf", 7, SHAPE)
     assert metadata.config == plain(config) and metadata.versions["torch"] == torch.__version__
     assert os.listdir(tmp_path / "folder") == ["1.ckpt"]
-    check_same_run("1.ckpt", metadata, config, "nerf")
+    check_same_run("1.ckpt", metadata, config)
     check_same_prior("1.ckpt", metadata, SHAPE)
 
 
@@ -95,12 +95,12 @@ def test_other_configurations_are_refused_by_field(config, tmp_path) -> None:
         ValueError,
         match=r"prompt is 'a red mug' there and 'a blue mug' here; scene\.field\.grid\.levels is 3 there and 5",
     ):
-        check_same_run(path, metadata, other, "nerf")
-    with pytest.raises(ValueError, match="is of stage 'nerf', this run is of stage 'texture'"):
-        check_same_run(path, metadata, config, "texture")
+        check_same_run(path, metadata, other)
+    with pytest.raises(ValueError, match="is of stage 'nerf', this run is of stage 'image'"):
+        check_same_run(path, metadata, replace(config, stage="image"))
     with pytest.raises(ValueError, match=r"latents are \[4, 16, 16\]; this run's prior has latents \[8, 16, 16\]"):
         check_same_prior(path, metadata, (8, 16, 16))
-    check_same_run(path, metadata, replace(config, iterations=99, seed=5), "nerf")
+    check_same_run(path, metadata, replace(config, iterations=99, seed=5))
 
 
 def test_states_that_do_not_fit_are_refused_by_name() -> None:

@@ -168,7 +168,7 @@ def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None
 
 def test_ranks_agree_on_the_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv(run.FOLDER_VARIABLE, "old")
+    monkeypatch.setenv(run.RUN_FOLDER_VARIABLE, "old")
     assert run.agreed_folder(tmp_path / "12-00-00") == tmp_path / "12-00-00"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run.agreed_folder(tmp_path / "12-00-01") == tmp_path / "12-00-00"
