@@ -6,6 +6,7 @@ import pytest
 
 from configs import load, sources
 from configs.errors import ConfigError
+from configs.schema import STAGES
 from configs.sources import CONFIG_FOLDER, PRESET_FOLDER, config_files, preset_names, read_yaml
 from renderers.cameras import ViewThresholds
 
@@ -37,8 +38,9 @@ def test_no_file_is_left_out():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_part_of_a_preset_is_used(preset):
-    """A part under the name of no configuration or device would be ignored."""
+    """A part under the name of no stage, configuration or device would be ignored."""
     values = read_yaml(PRESET_FOLDER / f"{preset}.yaml")
+    assert set(values.get("by_stage", {})) <= set(STAGES)
     assert set(values.get("by_config", {})) <= set(CONFIGS)
     assert set(values.get("by_device", {})) <= {"cpu", "cuda"}
 

@@ -61,6 +61,7 @@ def files(tmp_path, monkeypatch):
     """A configuration and a preset that set some fields at several levels."""
     (tmp_path / "mini.yaml").write_text(
         "prior: {path: here}\nrender: {size: 20, views: 20, occupancy_every: 20}\nseed: 20\n"
+        "by_stage: {nerf: {render: {views: 25, occupancy_every: 25}, particles: 25}, image: {seed: 97}}\n"
         "by_config: {job: {render: {views: 30, occupancy_every: 30}}, other: {seed: 99}}\n"
         "by_device: {cpu: {render: {occupancy_every: 40}}, cuda: {seed: 98}}\n"
     )
@@ -72,11 +73,12 @@ def files(tmp_path, monkeypatch):
 
 
 def test_later_sources_win(files):
-    """Schema < YAML < preset: body < by configuration < by device < command line."""
+    """Schema < YAML < preset: body < by stage < by configuration < by device < command line."""
     loaded = load_config(files, {"trainer.accelerator": "cpu", "seed": "50"})
     render = loaded.config.render
     assert loaded.config.iterations == RunConfig().iterations
     assert (render.occupancy_warmup, render.size, render.views, render.occupancy_every) == (10, 20, 30, 40)
+    assert loaded.config.particles == 25
     assert loaded.config.seed == 50
     assert loaded.config.name == "job"
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from guidance.checksums import verify_checksums, write_checksums
 from priors.evaluate import all_requests
-from priors.fitting import FitConfig, fit, lr_ratio
+from priors.fitting import FitConfig, average_gradients, fit, lr_ratio
 from priors.judge_model import ATTRIBUTES, Judge, load_judge, save_judge
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
 from priors.train_autoencoder import augment as augment_autoencoder
@@ -153,3 +154,22 @@ def test_view_borders_are_left_out():
         {"azimuth_deg": a, "elevation_deg": e} for a, e in ((0, 20), (44, 20), (-136, 20), (44, 75), (0, 58), (0, -3))
     ]
     assert away_from_view_borders(rows).tolist() == [True, False, False, True, False, False]
+
+
+def _average_in_a_process(rank: int, folder: str, processes: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=processes)
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(5))]
+    parameters[0].grad = torch.full((2, 3), float(rank))
+    parameters[1].grad = torch.arange(5.0) * (rank + 1)
+    average_gradients(parameters, processes)
+    torch.save([p.grad for p in parameters], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_gradients_are_averaged_over_processes(tmp_path):
+    torch.multiprocessing.spawn(_average_in_a_process, (str(tmp_path), 2), nprocs=2)
+    for rank in range(2):
+        first, second = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(first, torch.full((2, 3), 0.5))
+        assert torch.equal(second, torch.arange(5.0) * 1.5)
