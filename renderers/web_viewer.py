@@ -3,6 +3,10 @@
 The page, `web_viewer.html` beside this file, is our own: some 200 lines of WebGL 2 that read exactly the GLB
 that `renderers.textured_export` writes. The GLB goes into it as base64. Nothing is loaded from anywhere,
 so the page works without a network, and there is no licence but this project's to mind.
+
+The page's address can fix the view, with the conventions of `renderers/cameras.py` and lengths in metres:
+`chair.html#azimuth=30&elevation=20&distance=3&fovy=40&still`. All are optional; "still" stops the turning and hides
+the text.
 """
 
 from __future__ import annotations
