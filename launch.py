@@ -37,6 +37,9 @@ Turn a prompt into a 3D object by Variational Score Distillation.
   key=value   any field of configs/schema.py, such as prompt="a red mug" render.size=96 particles=4
   prior=...   mini (bundled, the default), sd21, sd15, a folder in diffusers' format, or a hub id (owner/name):
               the frozen text-to-image model, with the settings of configs/prior/<name>.yaml
+  from=RUN    for the stages geometry and texture: the run to go on from, its folder or one of its checkpoints;
+              prompt, particles, seed, prior and the world's radius are that run's
+  A pipeline (configs/prolific.yaml) runs several stages: key=value is for all, STAGE.key=value for one.
 """
 EXAMPLES = """\
 examples:
@@ -44,7 +47,10 @@ examples:
   python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair" prior=sd21 logger=wandb
   python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair" --resume last iterations=2000
   python launch.py --resume outputs/vsd-nerf/a-blue-chair/RUN
-  python launch.py --mode export --checkpoint outputs/vsd-nerf/a-blue-chair/RUN/checkpoints/last.ckpt
+  python launch.py --config configs/prolific.yaml prompt="a blue chair" geometry.iterations=500
+  python launch.py --config configs/vsd-geometry.yaml from=outputs/vsd-nerf/a-blue-chair/RUN
+  python launch.py --config configs/vsd-texture.yaml from=outputs/vsd-geometry/a-blue-chair/RUN
+  python launch.py --mode export --checkpoint outputs/vsd-texture/a-blue-chair/RUN export.texture_size=2048
 
 A run lies in outputs/<config>/<prompt>/<run>/; its config.yaml holds every setting. Runs are never overwritten.
 Exit status: 0 done, 2 a mistake in what was asked for, 3 the scene collapsed, 130 interrupted.
@@ -62,6 +68,7 @@ class Plan:
     is_new: bool  # the folder was made for this run, by this process
     origin: str  # of the configuration, for the announcement
     remarks: tuple[str, ...] = ()
+    pipeline: Path | None = None  # the folder of the pipeline that the run is a stage of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = None
     try:
         options = parse_arguments(arguments)
-        plan = make_plan(options, arguments)
-        announce(plan)
-        return carry_out(plan)
+        plans = make_plans(options, arguments)
+        if not plans:
+            print("nothing is left to do: all stages are finished")
+        for plan in plans:
+            announce(plan)
+            status = carry_out(plan)
+            if status != DONE:
+                return status
+        return DONE
     except MISTAKES as error:
         if "--traceback" in arguments or not is_user_mistake(error):
             raise
@@ -106,7 +119,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set, after all else")
     parser.add_argument("--config", type=Path, metavar="FILE", help="what to do, such as configs/vsd-nerf.yaml")
-    mode_help = "train (the default); test: a turntable and figures of a checkpoint; export: its mesh as a GLB"
+    mode_help = "train (the default); test: a turntable and figures of a checkpoint; export: its models (GLB and more)"
     parser.add_argument("--mode", choices=("train", "test", "export"), default="train", help=mode_help)
     resume_help = "go on from a checkpoint or a run's folder, or from the 'last' run of this config and prompt"
     parser.add_argument("--resume", metavar="PATH", help=resume_help)
@@ -120,15 +133,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.mode != "train" and not (options.checkpoint or options.resume):
         raise ConfigError(f"--mode {options.mode}: needs --checkpoint PATH (a checkpoint or a run's folder)")
     if options.config is None and options.resume in (None, "last") and not options.checkpoint:
-        from configs.sources import config_files
+        from configs.sources import config_files, pipeline_files
 
-        known = ", ".join(f"configs/{path.name}" for path in config_files())
+        known = ", ".join(f"configs/{path.name}" for path in [*pipeline_files(), *config_files()])
         raise ConfigError(f"--config: missing; give one of {known}, or your own file")
     return options
 
 
-def make_plan(options: argparse.Namespace, arguments: Sequence[str]) -> Plan:
-    """The configuration, and the folder of a new or an earlier run, with its ``config.yaml`` written.
+def make_plans(options: argparse.Namespace, arguments: Sequence[str]) -> list[Plan]:
+    """What to do, in order: one run, or those of a pipeline that aren't finished, with their ``config.yaml`` written.
 
     Raises:
         ConfigError: a mistake in the command line, a file, a checkpoint's place or the output folder.
@@ -136,42 +149,95 @@ def make_plan(options: argparse.Namespace, arguments: Sequence[str]) -> Plan:
     from configs import sources
 
     overrides = sources.split_overrides(options.overrides)
-    if options.config is not None:
-        sources.read_config(options.config)  # its own mistakes are told before PyTorch is imported
+    is_pipeline = False
+    if options.config is not None:  # a file's own mistakes are told before PyTorch is imported
+        is_pipeline = options.config.is_file() and sources.is_pipeline(options.config)
+        if not is_pipeline:
+            sources.read_config(options.config)
     if "prior" in overrides:
         sources.choose_prior(overrides["prior"])
-    if options.resume or options.checkpoint:
-        return _plan_from_checkpoint(options, arguments, overrides)
-    return _plan_new_run(options, arguments, overrides)
+    if not (options.resume or options.checkpoint):
+        plan = _plan_new_pipeline if is_pipeline else _plan_new_run
+        return plan(options, arguments, overrides)
+
+    from configs import pipeline, runs
+
+    option = "--checkpoint" if options.checkpoint else "--resume"
+    place = Path(options.checkpoint or options.resume).expanduser()
+    if options.resume == runs.LAST:
+        place = pipeline.find_last(options.config, overrides) if is_pipeline else _find_last(options, overrides)
+    if pipeline.stage_folders(place):
+        if options.config is not None and not is_pipeline:
+            raise ConfigError(f"{option}: {place} is a pipeline's folder, --config a single stage; leave out --config")
+        if options.mode == "train":
+            return _plan_rest_of_pipeline(place, arguments, overrides)
+        place = pipeline.newest_stage(place)
+    elif is_pipeline:
+        raise ConfigError(f"{option}: {place} is no pipeline's folder; leave out --config, or give such a folder")
+    return [_plan_from_checkpoint(option, place, options, arguments, overrides, is_pipeline)]
 
 
-def _plan_new_run(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> Plan:
+def _plan_new_run(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
     from configs import load, runs
 
-    loaded = load.load_config(options.config, overrides)
+    loaded = load.load_config(options.config, *_with_source(options, overrides))
     folder = runs.create_run_folder(loaded.config)
     is_new = runs.is_first_process()
     if is_new:
         runs.write_config(loaded.config, folder, arguments)
     origin = f"{options.config}, prior preset {loaded.prior.preset}"
-    return Plan("train", loaded.config, folder, None, is_new, origin, loaded.overruled)
+    return [Plan("train", loaded.config, folder, None, is_new, origin, loaded.overruled)]
 
 
-def _plan_from_checkpoint(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> Plan:
+def _with_source(options: argparse.Namespace, overrides: dict[str, str], required: bool = True) -> tuple:
+    """The overrides without the source, and the run that it names."""
+    from configs import runs
+
+    earlier = runs.find_earlier(options.config, overrides, required)
+    return {key: text for key, text in overrides.items() if key != "source"}, earlier
+
+
+def _find_last(options: argparse.Namespace, overrides: dict[str, str]) -> Path:
     from configs import load, runs
 
-    option = "--checkpoint" if options.checkpoint else "--resume"
-    place = Path(options.checkpoint or options.resume).expanduser()
-    if options.resume == runs.LAST:
-        place = runs.find_last(load.load_config(options.config, overrides).config)
+    return runs.find_last(load.load_config(options.config, *_with_source(options, overrides, required=False)).config)
+
+
+def _plan_from_checkpoint(
+    option: str,
+    place: Path,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    overrides: dict[str, str],
+    of_pipeline: bool,
+) -> Plan:
+    from configs import load, runs
+
     folder, checkpoint = runs.find_checkpoint(option, place)
+    source = overrides.pop("source", None)  # the run has begun: what it took over lies in its checkpoint
     saved, wanted = load.load_saved(folder / runs.CONFIG_FILE, overrides)
-    if options.config is not None:
+    if source is not None:
+        runs.check_same_source(option, folder, saved, source)
+    if options.config is not None and not of_pipeline:
         runs.check_same_name(option, folder, saved, load.load_config(options.config, overrides).config)
     runs.check_changes(option, folder, saved, wanted)
     if options.mode == "train" and runs.is_first_process():
         runs.write_config(wanted, folder, arguments)
     return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / runs.CONFIG_FILE))
+
+
+def _plan_new_pipeline(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
+    from configs import pipeline
+
+    top, left = pipeline.begin(options.config, overrides, arguments)
+    return [Plan("train", run.config, run.folder, None, True, run.origin, run.remarks, top) for run in left]
+
+
+def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
+    from configs import pipeline
+
+    left = pipeline.go_on(top, overrides, arguments)
+    return [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
 
 
 def announce(plan: Plan) -> None:
@@ -180,7 +246,9 @@ def announce(plan: Plan) -> None:
     lines = {
         "config": f"{plan.origin}, on {config.trainer.accelerator}",
         "prompt": config.prompt,
-        "prior": f"{config.prior.path}, precision {config.prior.precision}",
+        "prior": config.guidance.clip_model
+        if config.guidance.works_on_images
+        else f"{config.prior.path}, precision {config.prior.precision}",
         "loss": f"{config.guidance.loss}, guidance scale {config.guidance.guidance_scale:g}",
         "length": f"{config.iterations} iterations for each of {config.particles} particle(s)",
         "render": f"{config.render.views} view(s) of {config.render.size} px",
@@ -189,8 +257,10 @@ def announce(plan: Plan) -> None:
         "noise": f"t up to {', '.join(f'{value:g} at {at:g}' for at, value in config.noise.t_max)}",
         "folder": str(plan.folder),
     }
+    if config.source is not None:
+        lines["source"] = config.source
     if plan.checkpoint is not None:
-        lines["from"] = str(plan.checkpoint)
+        lines["go on"] = str(plan.checkpoint)
     for name, text in [*lines.items(), *(("note", remark) for remark in plan.remarks)]:
         print(f"{name:<8} {text}", flush=True)
 
@@ -231,19 +301,28 @@ def how_to_resume(plan: Plan | None) -> str:
         return "nothing was lost; give the same command again"
     from configs.runs import checkpoints
 
-    if not checkpoints(plan.folder):
+    if not checkpoints(plan.folder) and not has_finished_stages(plan):
         return "there is no checkpoint yet; start again"
-    return f"go on with: python launch.py --resume {shlex.quote(str(plan.folder))}"
+    return f"go on with: python launch.py --resume {shlex.quote(str(plan.pipeline or plan.folder))}"
+
+
+def has_finished_stages(plan: Plan) -> bool:
+    """Whether a pipeline has come beyond its first stage."""
+    from configs.pipeline import stage_folders
+
+    return plan.pipeline is not None and plan.folder != stage_folders(plan.pipeline)[0]
 
 
 def give_up(status: int, message: str, plan: Plan | None) -> int:
     """Print a message on stderr, and leave no folder of a run that never began."""
     first, *rest = message.splitlines()
     print("\n".join([first, *(f"  {line}" for line in rest)]), file=sys.stderr, flush=True)
+    if plan is not None and status == MISTAKE and has_finished_stages(plan):
+        print(f"  the stages before are kept; {how_to_resume(plan)}", file=sys.stderr, flush=True)
     if plan is not None and plan.is_new:
         from configs.runs import discard_if_unused
 
-        discard_if_unused(plan.folder)
+        discard_if_unused(plan.pipeline or plan.folder)
     return status
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from configs.runs import slug
 from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
@@ -41,12 +43,17 @@ def benchmark_prompts() -> list[str]:
     return prompts
 
 
-def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str]) -> Path:
-    """The run's folder, after running it to its end if it isn't there yet; keeps its log beside it."""
+def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], last: str = "summary.json") -> Path:
+    """The run's folder, after running it to its end if it isn't there yet; keeps its log beside it.
+
+    Args:
+        last: the file that the run writes last.
+    """
+    folder = folder.absolute()  # the program runs elsewhere
     run = folder / Path(config).stem / slug(prompt) / "benchmark"
-    if (run / "summary.json").exists():
+    if (run / last).exists():
         return run
-    if (run / "checkpoints").exists():
+    if any(run.rglob("*.ckpt")):
         command = [sys.executable, "launch.py", "--resume", str(run)]
     else:
         command = [sys.executable, "launch.py", "--config", config, f"prompt={prompt}"]
@@ -61,15 +68,15 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str]) -> 
 
 
 @torch.no_grad()
-def world_diversity(judge: Judge, run: JudgedRun, seed: int = 5) -> float:
-    """The same distance between as many fresh instances of the prompt, seen by the run's cameras."""
+def world_features(judge: Judge, run: JudgedRun, count: int, seed: int = 5) -> Float[Tensor, "count views width"]:
+    """Features of fresh instances of the prompt, seen by the run's cameras."""
     class_name, color = attributes_of(run.prompt)
     features = []
-    for index in range(len(run.pictures)):
+    for index in range(count):
         thing = draw_instance(np.random.default_rng([seed, index]), class_name, color, held_out=None)
         rgb = render(thing.solid, thing.appearance, run.cameras)
         features.append(judge(torch.from_numpy(rgb).permute(0, 3, 1, 2).float()).features)
-    return diversity(torch.stack(features))
+    return torch.stack(features)
 
 
 def main() -> None:
@@ -93,7 +100,7 @@ def main() -> None:
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
     if args.particles > 1:
         own = np.mean([diversity(run.features) for run in runs])
-        world = np.mean([world_diversity(judge, run) for run in runs])
+        world = np.mean([diversity(world_features(judge, run, args.particles)) for run in runs])
         print(f"diversity of particles {own:.3f}, of world instances {world:.3f}, ratio {own / world:.2f}")
     contact_sheet(torch.cat([run.pictures[0] for run in runs]), 8, args.folder / "contact_sheet.png")
 

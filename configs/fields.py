@@ -85,7 +85,8 @@ def kind_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
         inner = get_args(kind)
         if Ellipsis in inner:
-            return f"a list of which each is {kind_name(inner[0])}, such as [32, 32]"
+            example = "[a, b]" if inner[0] is str else "[32, 32]"
+            return f"a list of which each is {kind_name(inner[0])}, such as {example}"
         return f"a list of {len(inner)} of which each is {kind_name(inner[0])}"
     if get_origin(kind) is list:
         return "a list of [iteration, value] pairs, such as [[0, 0.98], [5000, 0.5]]"

@@ -2,7 +2,8 @@
 
 Values are merged in this order, later ones winning:
 
-    defaults of the schema < the configuration's YAML < the prior's preset < the command line
+    defaults of the schema < the configuration's YAML < the prior's preset < the run that a stage goes on from
+                           < a pipeline's YAML < the command line
 
 and a preset is its body, then what it holds for this stage (``by_stage``), for this configuration
 (``by_config``) and for this device (``by_device``). The preset comes after the YAML because it adapts a
@@ -28,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import ConfigError
 from configs.fields import alternatives, field_types, kind_name, leaves, type_of
+from configs.lineage import Earlier, check_values, inherited
 from configs.schema import RunConfig
 from configs.sources import (
     COMMAND_LINE,
@@ -50,12 +52,18 @@ class LoadedConfig:
     overruled: tuple[str, ...]  # sentences: which values of the YAML the preset replaced
 
 
-def load_config(path: Path, overrides: dict[str, str]) -> LoadedConfig:
+def load_config(
+    path: Path, overrides: dict[str, str], earlier: Earlier | None = None, stated: Source | None = None
+) -> LoadedConfig:
     """Merge a YAML file, the preset of its prior, and the command line's ``key=value``.
+
+    Args:
+        earlier: the run that a stage goes on from.
+        stated: what a pipeline states for this stage.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, an unknown prior, a
-            device that isn't there, or an unreadable file.
+            device that isn't there, an unreadable file, or an earlier run that doesn't go with it all.
     """
     file = read_config(path)
     choice = file.values.get("prior", DEFAULT_PRIOR)
@@ -63,13 +71,32 @@ def load_config(path: Path, overrides: dict[str, str]) -> LoadedConfig:
         choice = DEFAULT_PRIOR
     else:
         file.values.pop("prior", None)
-    prior = choose_prior(overrides.get("prior", choice))
+    if "prior.preset" in overrides:
+        raise ConfigError("prior.preset: follows from the prior; choose that: prior=NAME")
+    keeps_prior = earlier is not None and "prior" not in overrides
+    prior = earlier.prior if keeps_prior else choose_prior(overrides.get("prior", choice))
     typed = read_overrides({key: text for key, text in overrides.items() if key != "prior"})
+    asked = [typed] if stated is None else [stated, typed]
     # A preset depends on the stage, the name and the device, so it cannot set them.
-    stated = _merge([file, typed])
-    preset = preset_sources(prior, stated.stage, stated.name, find_device(stated.trainer.accelerator))
-    config = _on_device(build([file, *preset, typed]))
-    return LoadedConfig(config, prior, tuple(_overruled(file, preset, typed)))
+    known = _merge([file, *asked])
+    preset = preset_sources(prior, known.stage, known.name, find_device(known.trainer.accelerator))
+    taken = []
+    if earlier is not None:
+        taken = [inherited(known.stage, earlier, keeps_prior)]
+        values = OmegaConf.to_container(_merge([*taken, file, *asked]), resolve=True)
+        values = {key: value for key, value, _ in leaves(values, "")}
+        check_values(known.stage, values, earlier.config, earlier.checkpoint)
+    config = _on_device(build([file, *preset, *taken, *asked]))
+    return LoadedConfig(config, prior, tuple(_overruled(file, preset, [*taken, *asked])))
+
+
+def from_plain(values: dict[str, Any], where: str) -> RunConfig:
+    """A configuration from the containers that a checkpoint holds.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    return build([Source(where, values)])
 
 
 def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunConfig]:
@@ -235,9 +262,10 @@ def _locate(message: str, section: type, prefix: str, sources: list[Source]) -> 
     return message + "".join(f"\n{key} is set in {where}" for key, where in places.items())
 
 
-def _overruled(file: Source, preset: list[Source], typed: Source) -> Iterator[str]:
-    """Where a preset replaced what the YAML states, and the command line didn't decide."""
-    stated, final = ({key: value for key, value, _ in leaves(s.values, s.where)} for s in (file, typed))
+def _overruled(file: Source, preset: list[Source], later: list[Source]) -> Iterator[str]:
+    """Where a preset replaced what the YAML states, and nothing later decided."""
+    stated = {key: value for key, value, _ in leaves(file.values, file.where)}
+    final = {key for source in later for key, _, _ in leaves(source.values, source.where)}
     replaced = {key: (value, s.where) for s in preset for key, value, _ in leaves(s.values, s.where)}
     for key, (value, where) in replaced.items():
         if key in stated and key not in final and value != stated[key]:

@@ -23,8 +23,10 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.fields import flatten
-from configs.load import to_yaml
-from configs.schema import RunConfig
+from configs.lineage import Earlier, check_stage
+from configs.load import load_saved, to_yaml
+from configs.schema import EARLIER_STAGE, RunConfig
+from configs.sources import read_config
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG_FILE = "config.yaml"
@@ -54,6 +56,10 @@ MAY_CHANGE_ON_RESUME = (
     "output.turntable_elevation_deg",
     "output.mesh_resolution",
     "output.mesh_level",
+    "export.formats",
+    "export.texture_size",
+    "export.faces",
+    "export.meters_per_unit",
 )
 
 
@@ -144,9 +150,11 @@ def _unwritable(place: Path, error: OSError) -> ConfigError:
 
 
 def discard_if_unused(folder: Path) -> None:
-    """Remove a run's folder that holds nothing but its configuration, and the empty folders around it."""
-    if {path.name for path in folder.iterdir()} <= {CONFIG_FILE}:
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
+    """Remove the folder of a run or a pipeline that holds nothing but configurations, and the empty ones around it."""
+    content = sorted(folder.rglob("*"), reverse=True)  # what lies in a folder before the folder itself
+    if {path.name for path in content if path.is_file()} <= {CONFIG_FILE}:
+        for path in content:
+            path.unlink() if path.is_file() else path.rmdir()
         for empty in (folder, folder.parent, folder.parent.parent):  # the run, the prompt, the configuration
             if any(empty.iterdir()):
                 return
@@ -232,6 +240,31 @@ def find_checkpoint(option: str, place: Path) -> tuple[Path, Path]:
     return folder, checkpoint
 
 
+def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -> Earlier | None:
+    """The run that ``from=`` (or ``source`` in the YAML) names, for a configuration that goes on from one.
+
+    Args:
+        required: False where None will do in place of a run that isn't named.
+
+    Raises:
+        ConfigError: no run is named, it has no whole checkpoint, it is of another stage, or none should be named.
+    """
+    values = read_config(path).values
+    stage = overrides.get("stage", values.get("stage", "nerf"))
+    place = overrides.get("source", values.get("source"))
+    if place is None:
+        if stage in EARLIER_STAGE and required:
+            raise ConfigError(
+                f"source: the stage {stage!r} goes on from a run of the stage {EARLIER_STAGE[stage]!r}; name one: "
+                "from=RUN, its folder or one of its checkpoints"
+            )
+        return None
+    folder, checkpoint = find_checkpoint("from", Path(place).expanduser())
+    saved, _ = load_saved(folder / CONFIG_FILE, {})
+    check_stage(stage, saved.stage, folder)
+    return Earlier(saved, checkpoint.absolute())
+
+
 def find_last(config: RunConfig) -> Path:
     """The folder of the run with the newest checkpoint, among those of a configuration and prompt.
 
@@ -254,6 +287,15 @@ def check_same_name(option: str, folder: Path, saved: RunConfig, asked: RunConfi
         raise ConfigError(
             f"{option}: the run in {folder} is of the configuration {saved.name!r}, --config asks for {asked.name!r}; "
             "leave out --config, or give a checkpoint of that configuration"
+        )
+
+
+def check_same_source(option: str, folder: Path, saved: RunConfig, source: str) -> None:
+    """Raise a ConfigError where ``from=`` names another run than the one that a run went on from."""
+    given, _ = find_checkpoint("from", Path(source).expanduser())
+    if saved.source is None or Path(saved.source).parent.parent != given.absolute():
+        raise ConfigError(
+            f"{option}: the run in {folder} went on from {saved.source or 'nothing'}, not from {given}; leave out from="
         )
 
 

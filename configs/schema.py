@@ -8,17 +8,25 @@ Numbers of iterations are for one particle: they are multiplied by ``particles``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from configs.schedules import Knots, check_knots
+from guidance.config import GuidanceConfig
+from guidance.debiasing import DebiasingConfig
 from guidance.estimator import EstimatorConfig
-from guidance.vsd import GuidanceConfig
 from models.image import ImageConfig
 from models.scene import NeRFSceneConfig
+from models.sdf_field import SDFFieldConfig
+from models.texture_field import TextureFieldConfig
 from renderers.cameras import CameraSampling, ViewThresholds
+from renderers.mesh_renderer import MeshRendererConfig
+from renderers.texture_baking import BakingConfig
 from renderers.volume import VolumeRendererConfig
 
-STAGES = ("nerf", "image")
+STAGES = ("nerf", "geometry", "texture", "image")
+EARLIER_STAGE = {"geometry": "nerf", "texture": "geometry"}  # of the run that a stage goes on from
+SHADINGS = ("normals", "lit")
+EXPORT_FORMATS = ("glb", "obj", "ply", "html")
 ACCELERATORS = ("auto", "cpu", "cuda")
 TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -47,6 +55,7 @@ class PriorConfig:
     """Which frozen text-to-image model pulls, and how it is run."""
 
     path: str = "priors/mini"  # folder in diffusers' format (relative: to the repository) or a hub id
+    preset: str = "mini"  # file of configs/prior that the settings came from; prior=NAME chooses it
     precision: str = "auto"  # of the frozen weights: fp32 | bf16 | fp16; auto: bf16 on CUDA, fp32 on a CPU
 
     def __post_init__(self) -> None:
@@ -62,6 +71,7 @@ class PromptTextConfig:
     view_template: str = "{prompt}, {view} view"  # {view}: front, side, back, overhead or bottom
     view_thresholds: ViewThresholds = field(default_factory=ViewThresholds)
     embedded_guidance: float | None = None  # scale that guidance-distilled models (FLUX) read; None: the model's own
+    debiasing: DebiasingConfig = field(default_factory=DebiasingConfig)  # words that contradict a view
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,13 @@ class SceneOptimizerConfig:
     lr_grid: Knots = field(default_factory=lambda: [[0, 1e-2]])
     lr_mlp: Knots = field(default_factory=lambda: [[0, 1e-3]])
     lr_image: Knots = field(default_factory=lambda: [[0, 3e-2]])  # of logits
+    lr_geometry: Knots = field(default_factory=lambda: [[0, 5e-3]])  # of signed distances (scene units) and offsets
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-15
     clip_norm: float | None = None  # of the scene's gradient, None: no clipping
 
     def __post_init__(self) -> None:
-        for name in ("lr_grid", "lr_mlp", "lr_image"):
+        for name in ("lr_grid", "lr_mlp", "lr_image", "lr_geometry"):
             check_knots(name, getattr(self, name))
         _positive(self, "eps", "clip_norm")
 
@@ -117,7 +128,8 @@ class RenderConfig:
 
     size: int = 512  # pixels a side
     views: int = 1  # views an iteration and device: the batch size of the guidance
-    volume: VolumeRendererConfig = field(default_factory=VolumeRendererConfig)
+    volume: VolumeRendererConfig = field(default_factory=VolumeRendererConfig)  # of the stage nerf
+    mesh: MeshRendererConfig = field(default_factory=MeshRendererConfig)  # of the stages geometry and texture
     occupancy_resolution: int = 64  # cells along an axis
     occupancy_every: int = 16  # iterations between two updates of the occupancy grid
     occupancy_warmup: int = 256  # iterations before empty space is skipped
@@ -144,10 +156,66 @@ class RegularizerConfig:
     entropy: Knots = field(default_factory=lambda: [[0, 10.0]])  # of per-sample weights: no fog along a ray
     sparsity: Knots = field(default_factory=lambda: [[0, 0.0]])  # of pixel opacity: no matter without need
     opacity_binary: Knots = field(default_factory=lambda: [[0, 0.0]])  # pixels are object or background
+    transmittance: Knots = field(default_factory=lambda: [[0, 0.0]])  # Dream Fields: room around the object
+    # No weight, but the share of a view's light that ``transmittance`` asks to pass; Dream Fields' by default.
+    transmittance_target: Knots = field(default_factory=lambda: [[0, 0.4], [500, 0.88]])
+    # Of the stage geometry. The weights make up for means over a whole mesh: with the bundled prior both gradients are
+    # then about as long as the guidance's, and its noise doesn't crumple the surface.
+    normal_consistency: Knots = field(default_factory=lambda: [[0, 1e4]])  # no creases
+    laplacian: Knots = field(default_factory=lambda: [[0, 1e6]])  # evenly spaced, smooth vertices
 
     def __post_init__(self) -> None:
-        for name in ("entropy", "sparsity", "opacity_binary"):
-            check_knots(name, getattr(self, name))
+        for term in fields(self):
+            check_knots(term.name, getattr(self, term.name))
+        if any(not 0 <= value <= 1 for _, value in self.transmittance_target):
+            raise ValueError("transmittance_target: values are shares of a view's light in [0, 1]")
+
+
+@dataclass(frozen=True)
+class SurfaceConfig:
+    """Stage geometry: a surface that starts from a radiance field's density, and what its renders show."""
+
+    field: SDFFieldConfig = field(default_factory=SDFFieldConfig)
+    level: float | None = None  # density of the surface at first; None: chosen from the density itself
+    shading: str = "normals"  # normals: as colours; lit: the radiance field's colours under a light from above
+
+    def __post_init__(self) -> None:
+        _positive(self, "level")
+        if self.shading not in SHADINGS:
+            raise ValueError(f"shading: {self.shading!r} is not one of {', '.join(SHADINGS)}")
+
+
+@dataclass(frozen=True)
+class AppearanceConfig:
+    """Stage texture: colours on the surface of the stage geometry."""
+
+    field: TextureFieldConfig = field(default_factory=TextureFieldConfig)
+    fit_iterations: int = 0  # of a fit to the radiance field's colours before the first step; 0: start from grey
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "fit_iterations")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The models that a finished run and ``--mode export`` write."""
+
+    formats: tuple[str, ...] = EXPORT_FORMATS  # glb, obj (with MTL and PNG), ply (vertex colours), html (a viewer)
+    texture_size: int = 1024  # texels along a side
+    faces: int | None = 20_000  # surfaces with more are simplified to about this many; null: as they are
+    meters_per_unit: float = 1.0  # length of a scene unit
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.formats) - set(EXPORT_FORMATS))
+        if unknown:
+            raise ValueError(f"formats: {', '.join(unknown)} is not among {', '.join(EXPORT_FORMATS)}")
+        _positive(self, "meters_per_unit")
+        if self.faces is not None and self.faces < 4:
+            raise ValueError(f"faces: {self.faces} is too few for a solid; use at least 4, or null to keep all")
+        self.baking()  # raises if the texture's size is out of range
+
+    def baking(self) -> BakingConfig:
+        return BakingConfig(texture_size=self.texture_size, max_faces=self.faces or 0)
 
 
 @dataclass(frozen=True)
@@ -213,7 +281,8 @@ class TrainerConfig:
 class RunConfig:
     """A run of one stage."""
 
-    stage: str = "nerf"  # what theta is: nerf, a radiance field; image, a picture
+    stage: str = "nerf"  # what theta is: nerf, a radiance field; geometry; texture; image, a picture
+    source: str | None = None  # checkpoint of the earlier stage (from=RUN), for geometry and texture
     name: str = "vsd-nerf"  # of the configuration; the first folder below ``output.folder``
     prompt: str = "a red mug"
     seed: int = 0
@@ -226,13 +295,16 @@ class RunConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     image: ImageConfig = field(default_factory=ImageConfig)  # of the stage image
-    scene: NeRFSceneConfig = field(default_factory=NeRFSceneConfig)
+    scene: NeRFSceneConfig = field(default_factory=NeRFSceneConfig)  # of the stage nerf; later stages keep it
+    surface: SurfaceConfig = field(default_factory=SurfaceConfig)  # of the stage geometry; texture keeps its field
+    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)  # of the stage texture
     cameras: CameraSampling = field(default_factory=CameraSampling)
     render: RenderConfig = field(default_factory=RenderConfig)
     regularizers: RegularizerConfig = field(default_factory=RegularizerConfig)
     optimizer: SceneOptimizerConfig = field(default_factory=SceneOptimizerConfig)
     estimator_optimizer: EstimatorOptimizerConfig = field(default_factory=EstimatorOptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
@@ -242,6 +314,11 @@ class RunConfig:
         _folder_name("name", self.name)
         if self.stage not in STAGES:
             raise ValueError(f"stage: {self.stage!r} is not one of {', '.join(STAGES)}")
+        if self.source is not None and self.stage not in EARLIER_STAGE:
+            raise ValueError(
+                f"source: {self.source!r} is given, but the stage {self.stage!r} starts from nothing; leave it out, or "
+                "take a configuration that goes on from a run, such as configs/vsd-geometry.yaml"
+            )
         if self.logger not in ("csv", "wandb"):
             raise ValueError(f"logger: {self.logger!r} is not one of csv, wandb")
         _positive(self, "iterations", "particles")

@@ -27,6 +27,8 @@ CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
 DEFAULT_PRIOR = "mini"
 DEVICES = ("cpu", "cuda")
 COMMAND_LINE = "the command line"
+STAGES_KEY = "stages"  # of a pipeline's YAML
+ALIASES = {"from": "source"}  # what the command line calls a field, where that reads better
 _KEY = re.compile(r"\w+(\.\w+)*")
 
 
@@ -47,8 +49,22 @@ class PriorChoice:
 
 
 def config_files() -> list[Path]:
-    """The configurations that come with the project."""
+    """The configurations of runs that come with the project."""
+    return [path for path in _yaml_files() if not is_pipeline(path)]
+
+
+def pipeline_files() -> list[Path]:
+    """The pipelines that come with the project."""
+    return [path for path in _yaml_files() if is_pipeline(path)]
+
+
+def _yaml_files() -> list[Path]:
     return sorted(CONFIG_FOLDER.glob("*.yaml"))
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a YAML file lists stages rather than a run's fields; raises as ``read_yaml``."""
+    return STAGES_KEY in read_yaml(path)
 
 
 def preset_names() -> list[str]:
@@ -88,7 +104,7 @@ def read_config(path: Path) -> Source:
         ConfigError: no such file, or any of ``read_yaml``'s reasons.
     """
     if not path.is_file():
-        known = ", ".join(_short(file) for file in config_files())
+        known = ", ".join(_short(file) for file in _yaml_files())
         raise ConfigError(f"--config: {str(path)!r} is no file; there are {known}")
     return Source(str(path), {"name": path.stem, **read_yaml(path)})
 
@@ -132,11 +148,14 @@ def preset_sources(choice: PriorChoice, stage: str, config_name: str, device: st
         parts.append((f" ({heading}: {name})", part.get(name, {})))
     if choice.path is not None:
         parts.append(("", {"prior": {"path": choice.path}}))
+    parts.append(("", {"prior": {"preset": choice.preset}}))
     return [Source(f"{_short(path)}{part}", values) for part, values in parts if values]
 
 
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """``key=value`` arguments as a mapping; everything after the first ``=`` is the value, as typed.
+
+    ``from`` is the field ``source``.
 
     Raises:
         ConfigError: an argument of another form, or one key twice.
@@ -149,6 +168,7 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
                 f'command line: {argument!r} is not of the form key=value, such as prompt="a red mug" '
                 "or render.size=64; put quotes around a value with spaces"
             )
+        key = ALIASES.get(key, key)
         if key in overrides:
             raise ConfigError(f"command line: {key} is given twice, as {overrides[key]!r} and {value!r}; keep one")
         overrides[key] = value

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from guidance.perp_neg import Avoided, perp_neg
 from guidance.prior import DiffusionPrior, TextEmbeddings
 from guidance.schedule import Prediction
 
@@ -30,6 +31,7 @@ class GuidedPrediction:
     guided: Prediction
     conditional: Prediction
     unconditional: Prediction | None  # None where it was not needed
+    further: Prediction | None = None  # for a further text, where one was given
 
 
 def predict_guided(
@@ -40,13 +42,32 @@ def predict_guided(
     unconditional: TextEmbeddings,
     scale: float,
     always_unconditional: bool = False,
+    avoided: Avoided | None = None,
+    further: TextEmbeddings | None = None,
 ) -> GuidedPrediction:
-    """Both predictions in one call of the network, or the conditional one alone where scale 1 makes it enough."""
-    if scale == 1 and not always_unconditional:
-        prediction = prior.predict(x_t, t, conditional)
-        return GuidedPrediction(prediction, prediction, None)
-    text = TextEmbeddings.concatenate([unconditional, conditional])
-    both = prior.run_network(prior.network, torch.cat([x_t, x_t]), torch.cat([t, t]), text)
-    output_u, output_c = both.chunk(2)
-    guided = prior.as_prediction(classifier_free_guidance(output_u, output_c, scale), x_t, t)
-    return GuidedPrediction(guided, guided.with_output(output_c), guided.with_output(output_u))
+    """All predictions in one call of the network; the unconditional one is left out where scale 1 needs none.
+
+    Args:
+        avoided: texts to keep away from by Perp-Neg.
+        further: one more text, whose prediction guides nothing.
+    """
+    needs_unconditional = scale != 1 or always_unconditional or avoided is not None
+    texts = {"conditional": conditional}
+    if needs_unconditional:
+        texts = {"unconditional": unconditional} | texts
+    if further is not None:
+        texts["further"] = further
+    names, rows = [*texts], [*texts.values(), *(avoided.texts if avoided is not None else ())]
+    output = prior.run_network(
+        prior.network, torch.cat([x_t] * len(rows)), torch.cat([t] * len(rows)), TextEmbeddings.concatenate(rows)
+    )
+    parts = output.chunk(len(rows))
+    found = {name: prior.as_prediction(part, x_t, t) for name, part in zip(names, parts, strict=False)}
+    guided = found["conditional"]
+    if needs_unconditional:
+        u, c = found["unconditional"].output, found["conditional"].output
+        if avoided is None:
+            guided = guided.with_output(classifier_free_guidance(u, c, scale))
+        else:
+            guided = guided.with_output(perp_neg(u, c, parts[len(names) :], avoided.weights, scale))
+    return GuidedPrediction(guided, found["conditional"], found.get("unconditional"), found.get("further"))

@@ -1,20 +1,27 @@
 """Distillation losses: one family, w(t) (eps_pretrain - baseline), pulled back to the scene.
 
-The gradient of every member with respect to the latents is w(t) times the difference between the
-frozen network's guided prediction and a baseline; members differ in the baseline alone:
+The gradient of every member with respect to the latents is w(t) times the difference between the frozen
+network's guided prediction and a baseline (``distillation_gradient``). Members differ in the baseline, and
+in where the noise in x_t comes from; ``LOSSES`` lists them, docs/losses.md compares them:
 
 - SDS (Poole et al. 2022, DreamFusion, arXiv 2209.14988, eq. 3): the noise eps that was added;
 - VSD (Wang et al. 2023, ProlificDreamer, arXiv 2305.16213, Algorithm 1): eps_phi, the estimate for renders;
-- CSD (Yu et al. 2023, arXiv 2310.19415): the unconditional prediction, which leaves s (eps_c - eps_u).
+- CSD (Yu et al. 2023, arXiv 2310.19415): the unconditional prediction, which leaves s (eps_c - eps_u);
+- NFSD (Katzir et al. 2023, arXiv 2310.17590): nothing at low noise, else the prediction for a text of flaws;
+- ISM (Liang et al. 2023, LucidDreamer, arXiv 2311.11284): the unconditional prediction one step of DDIM
+  inversion earlier;
+- SDI (Lukoianov et al. 2024, arXiv 2405.15891): as SDS, but the noise is inferred by DDIM inversion.
 
-All in float32; ``weight`` is w(t) = 1 - alphas_cumprod[t], shaped "batch 1 1 1".
+CLIP guidance (Jain et al. 2021, Dream Fields, arXiv 2112.01455) is no member: it looks at images
+(``clip_loss``). All in float32; ``weight`` is w(t) = 1 - alphas_cumprod[t], shaped "batch 1 1 1".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from guidance.schedule import Prediction
@@ -23,23 +30,86 @@ Latents = Float[Tensor, "batch channels height width"]
 Levels = Float[Tensor, "batch 1 1 1"]
 Scalar = Float[Tensor, ""]
 
-LOSSES = ("vsd", "sds", "csd")
 ESTIMATOR_LOSSES = ("velocity", "epsilon")
 
 
-def sds_gradient(noise_pred: Latents, noise: Latents, weight: Levels) -> Latents:
-    """w(t) (eps_pretrain - eps), eq. 3 of DreamFusion."""
-    return weight * (noise_pred - noise)
+@dataclass(frozen=True)
+class Scores:
+    """What is known of one x_t, all as noise. What no loss asked for is None."""
+
+    guided: Latents  # eps_pretrain(x_t, t, y^c), with classifier-free guidance
+    noise: Latents  # eps in x_t = alpha x_0 + sigma eps: drawn, or inferred by inversion
+    nearly_clean: Bool[Tensor, "batch 1 1 1"]  # t is below NFSD's threshold
+    unconditional: Latents | None = None  # eps_pretrain(x_t, t, negative prompt, or none)
+    low_quality: Latents | None = None  # eps_pretrain(x_t, t, a text of flaws)
+    previous: Latents | None = None  # of the last step of the inversion, eps_pretrain(x_s, s, none) with s < t
+    estimate: Latents | None = None  # eps_phi(x_t, t, c, y)
 
 
-def vsd_gradient(noise_pred: Latents, noise_pred_estimator: Latents, weight: Levels) -> Latents:
-    """w(t) (eps_pretrain - eps_phi), step 2 of Algorithm 1 of ProlificDreamer."""
-    return weight * (noise_pred - noise_pred_estimator)
+def sds_baseline(scores: Scores) -> Latents:
+    """eps. With the noise of an inversion in place of drawn noise it is SDI's."""
+    return scores.noise
 
 
-def csd_gradient(noise_pred: Latents, noise_pred_unconditional: Latents, weight: Levels) -> Latents:
-    """w(t) (eps_pretrain - eps_u) = w(t) s (eps_c - eps_u), the classifier score of CSD."""
-    return weight * (noise_pred - noise_pred_unconditional)
+def vsd_baseline(scores: Scores) -> Latents:
+    """eps_phi, step 2 of Algorithm 1 of ProlificDreamer."""
+    return scores.estimate
+
+
+def csd_baseline(scores: Scores) -> Latents:
+    """eps_u, which leaves w(t) s (eps_c - eps_u), the classifier score of CSD."""
+    return scores.unconditional
+
+
+def nfsd_baseline(scores: Scores) -> Latents:
+    """0 at low noise, else eps_bad, which leaves w(t) (delta_D + s delta_C).
+
+    delta_C = eps_c - eps_u. Of eps_u = delta_D + noise, NFSD wants the domain's part alone: at low noise that
+    is nearly all of it; elsewhere the prediction for a text of flaws has the same noise, and takes it away.
+    """
+    return scores.low_quality.masked_fill(scores.nearly_clean, 0.0)
+
+
+def ism_baseline(scores: Scores) -> Latents:
+    """eps(x_s, s, none), from which the last step of the inversion reached x_t."""
+    return scores.previous
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """A member of the family: its baseline, and what a step has to provide for it."""
+
+    baseline: Callable[[Scores], Latents]
+    inverts: bool = False  # x_t by DDIM inversion of x_0 instead of drawn noise
+    needs_unconditional: bool = False
+    needs_low_quality: bool = False
+    needs_estimator: bool = False
+
+
+LOSSES = {
+    "vsd": DistillationLoss(vsd_baseline, needs_estimator=True),
+    "sds": DistillationLoss(sds_baseline),
+    "csd": DistillationLoss(csd_baseline, needs_unconditional=True),
+    "nfsd": DistillationLoss(nfsd_baseline, needs_low_quality=True),
+    "ism": DistillationLoss(ism_baseline, inverts=True),
+    "sdi": DistillationLoss(sds_baseline, inverts=True),
+}
+IMAGE_LOSSES = ("clip",)  # of images instead of latents: guidance/clip.py
+
+
+def distillation_gradient(guided: Latents, baseline: Latents, weight: Levels) -> Latents:
+    """w(t) (eps_pretrain - baseline)."""
+    return weight * (guided - baseline)
+
+
+def clip_loss(
+    image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"], negative: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch"]:
+    """-cos(image, text), the loss of Dream Fields, + cos(image, negative) where there is a negative text.
+
+    Features have unit length; a negative of zeros says nothing.
+    """
+    return -(image * (text - negative)).sum(dim=-1)
 
 
 def clip_gradient(gradient: Latents, max_rms: float | None) -> Latents:

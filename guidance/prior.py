@@ -114,6 +114,14 @@ class DiffusionPrior(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    def describe(self) -> str:
+        """What it is, in a line."""
+        shape = "x".join(map(str, self.latent_shape))
+        return (
+            f"{type(self).__name__}, predicts {self.prediction_type}, {self.image_size} px, latents {shape}, "
+            f"{self.network.dtype}"
+        )
+
     def encode_text(self, prompts: list[str]) -> TextEmbeddings:
         """One embedding a prompt; "" is the unconditional one. Loads the text encoder if it was released."""
         if not prompts:

@@ -1,57 +1,32 @@
 """Score distillation: what one step asks of the prior and of the LoRA estimator.
 
 Wang et al. 2023 (ProlificDreamer, arXiv 2305.16213), Algorithm 1: ``scene_gradient`` is its step 2 up to
-the latents, ``estimator_loss`` its step 3. SDS and CSD are the same step with another baseline
-(``guidance.losses``). The caller owns iterations, optimizers, autocast and the order of updates; nothing
+the latents, ``estimator_loss`` its step 3. The other members of the family (``guidance.losses``) are the same
+step with another baseline. The caller owns iterations, optimizers, autocast and the order of updates; nothing
 here remembers a step.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from guidance import losses
-from guidance.classifier_free import GuidedPrediction, predict_guided
+from guidance.classifier_free import predict_guided
+from guidance.config import GuidanceConfig
 from guidance.estimator import LoraEstimator
-from guidance.losses import LOSSES, GradientDiagnostics, Scalar
-from guidance.prior import DiffusionPrior, Latents
-from guidance.prompts import PromptEmbeddings
-from guidance.schedule import Prediction
+from guidance.inversion import inversion_levels, invert
+from guidance.losses import LOSSES, GradientDiagnostics, Scalar, Scores
+from guidance.perp_neg import avoided_views
+from guidance.prior import DiffusionPrior, Images, Latents
+from guidance.prompts import PromptBatch, PromptEmbeddings
+from guidance.schedule import Prediction, epsilon_from_x0
 from renderers.cameras import Cameras
 
 FULL_RANGE = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class GuidanceConfig:
-    """Which distillation loss, and how strongly the text counts. Noise ranges are arguments of a step."""
-
-    loss: str = "vsd"  # one of guidance.losses.LOSSES
-    guidance_scale: float = 7.5  # of the frozen score only; the paper's 7.5 for VSD, 100 for SDS
-    shared_pass: bool = False  # one estimator pass for score and training: cheaper, but its noise range is the scene's
-    max_gradient_rms: float | None = None  # shrink a sample's gradient to this root mean square; None: never
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss: {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
-        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise ValueError(
-                f"guidance_scale: {self.guidance_scale:g} must be 0 or more (1 is no guidance); "
-                "the paper uses 7.5 for VSD and 100 for SDS"
-            )
-        if self.max_gradient_rms is not None and not self.max_gradient_rms > 0:
-            raise ValueError(f"max_gradient_rms: {self.max_gradient_rms:g} must be positive, or null for no limit")
-        if self.shared_pass and not self.needs_estimator:
-            raise ValueError(f"shared_pass: the loss {self.loss!r} trains no estimator; set shared_pass to false")
-
-    @property
-    def needs_estimator(self) -> bool:
-        return self.loss == "vsd"
 
 
 @dataclass(frozen=True)
@@ -60,11 +35,31 @@ class GuidanceOutput:
 
     gradient: Latents  # dL/dlatents of each sample; give it to ``losses.as_loss``
     t: Int[Tensor, "batch"]  # noise levels that were drawn
+    t_fraction: Float[Tensor, "batch"]  # the same, of the schedule's [0, 1]
     noisy_latents: Latents
     x0_pretrained: Latents  # the guided frozen network's guess at the clean latents
     x0_estimator: Latents | None  # the estimator's; None where the loss has none
     diagnostics: GradientDiagnostics
     estimator_loss: Scalar | None  # with graph; only with ``shared_pass``
+
+    @property
+    def figures(self) -> dict[str, Tensor]:
+        """What is worth logging, by name."""
+        return {
+            "grad/latents": self.diagnostics.gradient.mean(),
+            "grad/latents_guidance": self.diagnostics.guidance.mean(),
+            "grad/latents_residual": self.diagnostics.residual.mean(),
+            "schedule/t": self.t_fraction.mean(),
+        }
+
+
+@dataclass(frozen=True)
+class Noised:
+    """x_t, and the noise in it."""
+
+    x_t: Latents
+    noise: Latents  # drawn, or inferred
+    previous: Latents | None = None  # the last step's prediction, where inversion made x_t
 
 
 class ScoreDistillation(nn.Module):
@@ -78,6 +73,20 @@ class ScoreDistillation(nn.Module):
         self.prior = prior
         self.estimator = estimator
         self.config = config
+        self.loss = LOSSES[config.loss]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that ``encode`` takes."""
+        return self.prior.image_size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.prior.latent_shape
+
+    def encode(self, images: Images) -> Latents:
+        """What ``scene_gradient`` looks at."""
+        return self.prior.encode_images(images).float()
 
     def scene_gradient(
         self,
@@ -89,36 +98,61 @@ class ScoreDistillation(nn.Module):
     ) -> GuidanceOutput:
         """w(t) (eps_pretrain - baseline) at the latents, with t ~ U(t_range) (fractions of the schedule).
 
-        The network runs once on the classifier-free pair and, for VSD, once more as the estimator. With
-        ``shared_pass`` that second run keeps its graph and also yields the estimator's training loss, at the
-        scene's noise levels and with every camera shown, since the score needs them so.
+        The network runs once on all texts together and, for VSD, once more as the estimator; for losses that
+        invert, also ``inversion.steps`` times on the way to x_t. With ``shared_pass`` the estimator's run keeps
+        its graph and also yields its training loss, at the scene's noise levels and with every camera shown,
+        since the score needs them so.
 
         Raises:
             ValueError: ``t_range`` is inverted or leaves [0, 1].
         """
         x_0 = latents.detach().float()
         texts = prompts.for_cameras(cameras)
+        assert texts.low_quality is not None or not self.loss.needs_low_quality, "embed the prompt with low_quality"
         t = self.prior.schedule.sample_t(len(x_0), t_range, generator, x_0.device)
-        noise = draw_noise(x_0, generator)
-        x_t = self.prior.schedule.add_noise(x_0, noise, t)
         with torch.no_grad():
+            noised = self._inverted(x_0, t, texts) if self.loss.inverts else self._noised(x_0, t, generator)
             frozen = predict_guided(
                 self.prior,
-                x_t,
+                noised.x_t,
                 t,
                 texts.conditional,
                 texts.unconditional,
                 self.config.guidance_scale,
-                always_unconditional=self.config.loss == "csd",
+                always_unconditional=self.loss.needs_unconditional,
+                avoided=avoided_views(prompts, cameras, self.config.perp_neg),
+                further=texts.low_quality if self.loss.needs_low_quality else None,
             )
         estimate, training_loss = None, None
         if self.estimator is not None:
             with torch.set_grad_enabled(self.config.shared_pass):
-                estimate = self.estimator.predict(self.prior, x_t, t, texts.plain, cameras.c2w)
+                estimate = self.estimator.predict(self.prior, noised.x_t, t, texts.plain, cameras.c2w)
                 if self.config.shared_pass:
-                    training_loss = losses.estimator_loss(estimate, x_0, noise, self.estimator.config.loss)
+                    training_loss = losses.estimator_loss(estimate, x_0, noised.noise, self.estimator.config.loss)
+        t_fraction = t.float() / len(self.prior.schedule)
         with torch.no_grad():
-            return self._output(frozen, estimate, noise, t, training_loss)
+            weight = self.prior.schedule.weight(t)
+            scores = Scores(
+                guided=frozen.guided.epsilon,
+                noise=noised.noise,
+                nearly_clean=(t_fraction < self.config.nfsd.nearly_clean).view(-1, 1, 1, 1),
+                unconditional=_epsilon(frozen.unconditional),
+                low_quality=_epsilon(frozen.further),
+                previous=noised.previous,
+                estimate=_epsilon(estimate),
+            )
+            baseline = self.loss.baseline(scores)
+            gradient = losses.distillation_gradient(scores.guided, baseline, weight)
+            return GuidanceOutput(
+                gradient=losses.clip_gradient(gradient, self.config.max_gradient_rms),
+                t=t,
+                t_fraction=t_fraction,
+                noisy_latents=noised.x_t,
+                x0_pretrained=frozen.guided.x_0,
+                x0_estimator=None if estimate is None else estimate.x_0.detach(),
+                diagnostics=losses.diagnose(scores.guided, frozen.conditional.epsilon, baseline, weight),
+                estimator_loss=training_loss,
+            )
 
     def estimator_loss(
         self,
@@ -143,34 +177,27 @@ class ScoreDistillation(nn.Module):
         prediction = self.estimator.predict(self.prior, x_t, t, plain, cameras.c2w, keep_camera)
         return losses.estimator_loss(prediction, x_0, noise, self.estimator.config.loss)
 
-    def _output(
-        self,
-        frozen: GuidedPrediction,
-        estimate: Prediction | None,
-        noise: Latents,
-        t: Int[Tensor, "batch"],
-        training_loss: Scalar | None,
-    ) -> GuidanceOutput:
-        weight = self.prior.schedule.weight(t)
-        noise_pred = frozen.guided.epsilon
-        if self.config.loss == "vsd":
-            baseline = estimate.epsilon.detach()
-            gradient = losses.vsd_gradient(noise_pred, baseline, weight)
-        elif self.config.loss == "csd":
-            baseline = frozen.unconditional.epsilon
-            gradient = losses.csd_gradient(noise_pred, baseline, weight)
-        else:
-            baseline = noise
-            gradient = losses.sds_gradient(noise_pred, baseline, weight)
-        return GuidanceOutput(
-            gradient=losses.clip_gradient(gradient, self.config.max_gradient_rms),
-            t=t,
-            noisy_latents=frozen.guided.x_t,
-            x0_pretrained=frozen.guided.x_0,
-            x0_estimator=None if estimate is None else estimate.x_0.detach(),
-            diagnostics=losses.diagnose(noise_pred, frozen.conditional.epsilon, baseline, weight),
-            estimator_loss=training_loss,
-        )
+    def _noised(self, x_0: Latents, t: Int[Tensor, "batch"], generator: torch.Generator) -> Noised:
+        noise = draw_noise(x_0, generator)
+        return Noised(self.prior.schedule.add_noise(x_0, noise, t), noise)
+
+    def _inverted(self, x_0: Latents, t: Int[Tensor, "batch"], texts: PromptBatch) -> Noised:
+        """x_t where DDIM inversion leads, and the noise that makes it of x_0."""
+        config, schedule = self.config.inversion, self.prior.schedule
+
+        def predict(x: Latents, level: Int[Tensor, "batch"]) -> Prediction:
+            if config.guidance_scale == 0:
+                return self.prior.predict(x, level, texts.unconditional)
+            pair = (texts.conditional, texts.unconditional)
+            return predict_guided(self.prior, x, level, *pair, config.guidance_scale).guided
+
+        found = invert(predict, x_0, inversion_levels(t, config, schedule), schedule)
+        noise = epsilon_from_x0(x_0, found.x_t, schedule.alpha(t), schedule.sigma(t))
+        return Noised(found.x_t, noise, found.epsilon)
+
+
+def _epsilon(prediction: Prediction | None) -> Latents | None:
+    return None if prediction is None else prediction.epsilon.detach()
 
 
 def draw_noise(like: Latents, generator: torch.Generator) -> Latents:

@@ -40,19 +40,17 @@ class TexturedMesh:
 @torch.no_grad()
 def extract_mesh(
     density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]],
-    color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]],
     *,
     radius: float,
     level: float,
     bounds: str = "ball",
     resolution: int = 128,
     device: torch.device | str = "cpu",
-) -> Mesh:
+) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]:
     """The surface where the density crosses ``level`` inside the bounds, closed where it touches them.
 
     Args:
         density: called with points on ``device``, in scene units.
-        color: likewise; asked at the vertices.
         radius: of the ball, or half the side of the box.
         bounds: "ball" or "box", the renderer's: outside them the density was never seen, nor trained.
         resolution: density samples along the bounds' diameter.
@@ -84,8 +82,7 @@ def extract_mesh(
     vertices, faces, _, _ = marching_cubes(volume, level, gradient_direction="ascent")
     vertices = (torch.from_numpy(vertices.copy()).float() - 1) * spacing - radius
     vertices = vertices.clamp(-radius, radius)
-    faces = torch.from_numpy(faces.astype(np.int64))
-    return Mesh(vertices, faces, _in_chunks(color, vertices, device).clamp(0, 1))
+    return vertices, torch.from_numpy(faces.astype(np.int64))
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], points: Tensor, device: torch.device | str) -> Tensor:

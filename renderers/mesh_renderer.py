@@ -21,7 +21,7 @@ from models.mesh_geometry import MeshEdges, mesh_edges, vertex_normals
 from renderers.antialias import antialias
 from renderers.cameras import Cameras
 from renderers.compositing import blend_background
-from renderers.output import RenderOutput
+from renderers.output import RenderedMesh, RenderOutput
 from renderers.rasterizer import Fragments, Rasterizer, RasterizerConfig, ScreenVertices, project
 
 
@@ -94,13 +94,15 @@ class MeshRenderer:
             faces=faces,
         )
         distance = torch.linalg.vector_norm(points.positions - cameras.c2w[fragments.views, :3, 3], dim=-1)
+        edges = mesh_edges(faces) if edges is None else edges
         values = [shade(points).float(), torch.ones_like(distance[:, None]), distance[:, None], points.normals]
         images = _scatter(torch.cat(values, dim=-1), fragments.pixels, shape)
         if self.config.antialias:
             depth = _depth_image(screen, fragments, faces, shape)
-            images = antialias(images, depth, screen, faces, mesh_edges(faces) if edges is None else edges)
+            images = antialias(images, depth, screen, faces, edges)
         rgb, opacity, distance, normal = images.split([3, 1, 1, 3], dim=-1)
-        return RenderOutput(blend_background(rgb, opacity, background), opacity, distance, normal, None, None)
+        mesh = RenderedMesh(vertices, faces, edges) if torch.is_grad_enabled() else None
+        return RenderOutput(blend_background(rgb, opacity, background), opacity, distance, normal, None, None, mesh)
 
 
 def _depth_image(

@@ -25,11 +25,13 @@ from torch.nn import functional as F
 
 from configs.schedules import scaled, value_at
 from configs.schema import RunConfig
-from guidance.estimator import LoraEstimator
+from guidance.building import build_guidance
+from guidance.clip import ClipOutput
+from guidance.image_text import ImageTextModel
 from guidance.losses import as_loss
-from guidance.prior import DiffusionPrior, Latents
+from guidance.prior import DiffusionPrior, Images, Latents
 from guidance.prompts import PromptEmbeddings
-from guidance.vsd import GuidanceOutput, ScoreDistillation
+from guidance.vsd import GuidanceOutput
 from renderers.cameras import Cameras, sample_cameras
 from renderers.output import RenderOutput
 from systems import optimizers
@@ -52,7 +54,7 @@ class StepReport:
 
 
 class DistillationSystem(LightningModule, ABC):
-    """Scenes pulled by a frozen prior. A stage adds how it renders and how it is regularised."""
+    """Scenes pulled by a frozen model. A stage adds how it renders and how it is regularised."""
 
     stage: str  # name of the stage, in configurations and checkpoints
     scenes_class: type[Scenes]
@@ -60,10 +62,13 @@ class DistillationSystem(LightningModule, ABC):
     iteration: Tensor
     report: StepReport  # of the last iteration
 
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings, scene: Scenes) -> None:
+    def __init__(
+        self, config: RunConfig, prior: DiffusionPrior | ImageTextModel, prompts: PromptEmbeddings, scene: Scenes
+    ) -> None:
         """Put the parts together.
 
         Args:
+            prior: what pulls; for CLIP guidance an image-text model.
             scene: theta; its parameters are the scene optimizer's.
         """
         super().__init__()
@@ -71,10 +76,8 @@ class DistillationSystem(LightningModule, ABC):
         self.config = config
         self.prompts = prompts
         self.scene = scene
-        estimator = None
-        if config.guidance.needs_estimator:
-            estimator = LoraEstimator(prior, config.estimator, stream(config.seed, 0, Purpose.INITIALISATION))
-        self.guidance = ScoreDistillation(prior, estimator, config.guidance)
+        initialisation = stream(config.seed, 0, Purpose.INITIALISATION)
+        self.guidance = build_guidance(prior, config.guidance, config.estimator, initialisation)
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         # What an iteration has to log. It is handed over in one go at the end: Lightning forgets what was
         # logged before an optimizer's step in a first iteration.
@@ -129,17 +132,17 @@ class DistillationSystem(LightningModule, ABC):
         generator = self._stream(Purpose.CAMERAS, iteration)
         return sample_cameras(self.config.render.views, self.config.cameras, generator).to(self.device)
 
-    def encode(self, rgb: Float[Tensor, "batch height width 3"]) -> Latents:
-        """Renders (BHWC) to latents (of BCHW), with gradient.
+    def encode(self, rgb: Float[Tensor, "batch height width 3"]) -> Latents | Images:
+        """Renders (BHWC) to what the guidance looks at, latents or images (BCHW), with gradient.
 
-        Renders of another size than the prior was trained for are resized: its network knows objects
-        at one scale only.
+        Renders of another size than the frozen model was trained for are resized: it knows objects at one
+        scale only.
         """
         images = rgb.permute(0, 3, 1, 2)
-        size = self.guidance.prior.image_size
+        size = self.guidance.image_size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        return self.guidance.prior.encode_images(images).float()
+        return self.guidance.encode(images)
 
     def noise_range(self, iteration: int) -> tuple[float, float]:
         """Range of t for the scene's gradient, as fractions of the noise schedule."""
@@ -150,10 +153,13 @@ class DistillationSystem(LightningModule, ABC):
         config = self.config.regularizers
         return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
 
-    def _step_scene(self, iteration: int, latents: Latents, guidance: GuidanceOutput, views: RenderOutput) -> None:
+    def _step_scene(
+        self, iteration: int, latents: Latents | Images, guidance: GuidanceOutput | ClipOutput, views: RenderOutput
+    ) -> None:
         """Algorithm 1, step 2, with the regularisers."""
         weights = self.regularizer_weights(iteration)
-        terms = {name: regularizer(name, views) for name, weight in weights.items() if weight}
+        target = self._schedule(self.config.regularizers.transmittance_target, iteration)
+        terms = {name: regularizer(name, views, target) for name, weight in weights.items() if weight}
         loss = as_loss(latents, guidance.gradient)
         self.figures["loss/guidance"] = loss.detach()
         for name, value in terms.items():
@@ -198,7 +204,7 @@ class DistillationSystem(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Say what the checkpoint belongs to, and leave out Lightning's counters."""
         checkpoint.pop("loops", None)
-        latent_shape = self.guidance.prior.latent_shape
+        latent_shape = self.guidance.latent_shape
         checkpoint["run"] = asdict(run_metadata(self.config, self.stage, int(self.iteration), latent_shape))
 
     def _set_learning_rates(self, iteration: int) -> None:
@@ -209,14 +215,9 @@ class DistillationSystem(LightningModule, ABC):
         self.figures |= {f"schedule/lr_{name}": rate for name, rate in rates.items()}
         self.figures |= {"schedule/t_min": t_min, "schedule/t_max": t_max}
 
-    def _log(self, guidance: GuidanceOutput, views: RenderOutput) -> None:
+    def _log(self, guidance: GuidanceOutput | ClipOutput, views: RenderOutput) -> None:
         """Hand all figures of the iteration to Lightning."""
-        found = guidance.diagnostics
-        self.figures |= {
-            "grad/latents": found.gradient.mean(),
-            "grad/latents_guidance": found.guidance.mean(),
-            "grad/latents_residual": found.residual.mean(),
-            "schedule/t": guidance.t.float().mean() / len(self.guidance.prior.schedule),
+        self.figures |= guidance.figures | {
             "render/opacity": views.opacity.detach().mean(),
             "render/brightness": views.rgb.detach().mean(),
             # The x axis of all logs: iterations done, as in the names of files.

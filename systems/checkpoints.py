@@ -28,7 +28,17 @@ PACKAGES = ("prolificdreamer-lightning", "torch", "lightning", "diffusers", "tra
 # What must not change between a checkpoint and the run that goes on from it: the rest (iterations,
 # learning rates, outputs, ...) may. The prior is compared by what its latents look like, and by the
 # shapes of the estimator's weights.
-FIXED_FIELDS = ("name", "prompt", "particles", "guidance.loss", "scene", "estimator", "render.occupancy_resolution")
+FIXED_FIELDS = (
+    "name",
+    "prompt",
+    "particles",
+    "guidance.loss",
+    "scene",
+    "surface.field",
+    "appearance.field",
+    "estimator",
+    "render.occupancy_resolution",
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,8 @@ def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -
     ours, lines = plain(config), []
     for name in FIXED_FIELDS:
         theirs, wanted = _field(metadata.config, name), _field(ours, name)
-        lines += _differences(name, theirs, wanted)
+        if theirs is not None:  # an older configuration may lack a whole section
+            lines += _differences(name, theirs, wanted)
     if lines:
         raise ValueError(
             f"checkpoint: {str(path)!r} is of another configuration: {'; '.join(lines)}; "

@@ -13,12 +13,11 @@ from configs.schema import RunConfig
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings
 from models.image import PixelImage
-from models.mesh import Mesh
 from models.scene import particle_generator
 from renderers.cameras import Cameras
 from renderers.output import RenderOutput
 from systems.base import DistillationSystem
-from systems.scenes import Scenes, orbit
+from systems.scenes import Scenes, Surface, orbit
 
 
 class PixelImages(Scenes):
@@ -45,7 +44,7 @@ class PixelImages(Scenes):
         ones = torch.ones_like(rgb[..., :1])
         return RenderOutput(rgb, ones, ones, None, None, None)
 
-    def mesh(self, particle: int) -> Mesh:
+    def surface(self, particle: int) -> Surface:
         raise ValueError(
             "stage: a picture has no mesh; use a configuration of a 3D stage, such as configs/vsd-nerf.yaml"
         )

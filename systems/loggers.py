@@ -49,6 +49,14 @@ def has_wandb_account() -> bool:
     return os.environ.get("WANDB_MODE") not in ("offline", "disabled") and bool(wandb.api.api_key)
 
 
+def close_loggers(config: RunConfig) -> None:
+    """End the run on W&B, so that another one of this process gets its own."""
+    if config.logger == "wandb":
+        import wandb
+
+        wandb.finish()
+
+
 def log_image(trainer: Trainer, key: str, path: Path, iteration: int) -> None:
     """Show a picture that was written."""
     for target in _wandb_loggers(trainer):

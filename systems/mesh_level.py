@@ -11,7 +11,8 @@ has the largest intersection over union with "opacity > 1/2"; where a range of l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -26,24 +27,44 @@ from renderers.volume import VolumeRendererConfig
 LOWEST_SHARE = 0.01  # of a range's upper end that its lower end counts at least
 
 
-def silhouette_level(greatest: Float[Tensor, "rays"], opacity: Float[Tensor, "rays"]) -> float:
-    """The level L for which ``greatest > L`` agrees best with ``opacity > 1/2``.
+@dataclass(frozen=True)
+class RayExtremes:
+    """What rays tell about the surface."""
+
+    greatest: Float[Tensor, "rays"]  # density along the ray
+    opacity: Float[Tensor, "rays"]
+
+    @staticmethod
+    def join(parts: Sequence[RayExtremes]) -> RayExtremes:
+        return RayExtremes(torch.cat([part.greatest for part in parts]), torch.cat([part.opacity for part in parts]))
+
+
+def silhouette_overlaps(rays: RayExtremes) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
+    """The rays' greatest densities, falling, and the intersection over union with the level just below each.
+
+    Where several are equal, only the last one's is meant: the others' is -1.
 
     Raises:
         ValueError: no ray is opaque.
     """
-    opaque = opacity > 0.5
+    opaque = rays.opacity > 0.5
     if not opaque.any():
         raise ValueError(
-            f"mesh_level: nothing to choose it from: no pixel's opacity exceeds 0.5 (the greatest is "
-            f"{opacity.max().item():g}); train on, or set output.mesh_level"
+            f"level: nothing to choose it from, the scene is empty: no pixel's opacity exceeds 0.5 (the greatest is "
+            f"{rays.opacity.max().item():g}); train on, or set output.mesh_level (of an export) or surface.level"
         )
-    levels, order = greatest.double().sort(descending=True)
+    levels, order = rays.greatest.double().sort(descending=True)
     # With the level just below the k-th greatest density, k rays are inside.
     hits = torch.cumsum(opaque[order].double(), 0)
     inside = torch.arange(1, len(levels) + 1, dtype=torch.float64, device=levels.device)
     overlap = hits / (inside + opaque.sum() - hits)
     overlap[:-1][levels[:-1] == levels[1:]] = -1  # a level cannot tell equal densities apart
+    return levels, overlap
+
+
+def silhouette_level(rays: RayExtremes) -> float:
+    """The level L for which "greatest > L" agrees best with "opacity > 1/2"; raises as `silhouette_overlaps`."""
+    levels, overlap = silhouette_overlaps(rays)
     best = int(overlap.argmax())
     above = levels[best].item()
     below = levels[best + 1].item() if best + 1 < len(levels) else 0.0
@@ -58,7 +79,7 @@ def ray_extremes(
     cameras: Cameras,
     size: int,
     config: VolumeRendererConfig,
-) -> tuple[Float[Tensor, "rays"], Float[Tensor, "rays"]]:
+) -> RayExtremes:
     """Greatest density along each ray of the views, and its opacity, sampled as the renderer samples."""
     rays_o, rays_d = (rays.reshape(-1, 3) for rays in camera_rays(cameras, size, size))
     step = 2 * occupancy.config.radius / config.samples_per_ray
@@ -73,5 +94,5 @@ def ray_extremes(
         weights, _ = render_weights(sigmas, samples.t_starts, samples.t_ends, *index)
         greatest = torch.zeros(samples.n_rays, device=sigmas.device)
         greatest = greatest.scatter_reduce(0, samples.ray_indices, sigmas, "amax")
-        parts.append((greatest, accumulate(weights, None, *index)[:, 0]))
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        parts.append(RayExtremes(greatest, accumulate(weights, None, *index)[:, 0]))
+    return RayExtremes.join(parts)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from configs.schema import RunConfig
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings
-from models.mesh import Mesh, extract_mesh
-from models.scene import NeRFScene, Particles
-from renderers.cameras import Cameras, camera_rays
+from models.mesh import extract_mesh
+from models.scene import Particles
+from renderers.cameras import Cameras
 from renderers.occupancy import OccupancyConfig, OccupancyGrid
 from renderers.output import RenderOutput
 from renderers.volume import VolumeRenderer
+from systems.backgrounds import plain_background, training_background
 from systems.base import DistillationSystem
-from systems.mesh_level import ray_extremes, silhouette_level
-from systems.scenes import Scenes, orbit
+from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
+from systems.scenes import Scenes, Surface, orbit
 from systems.seeding import Purpose, stream
 
 LEVEL_VIEWS = 8  # views that decide on the mesh's level
@@ -49,7 +49,7 @@ class NeRFParticles(Scenes):
         device = self.occupancies[particle].density.device
         cameras = cameras.to(device)
         with torch.autocast(device.type, enabled=False):
-            background = self._plain_background(scene, cameras, size)
+            background = plain_background(self.config.render, scene.background, cameras, size)
             return self.renderer.render(
                 scene.field,
                 self.occupancies[particle],
@@ -60,26 +60,26 @@ class NeRFParticles(Scenes):
                 normals=scene.field.normals if normals else None,
             )
 
-    def mesh(self, particle: int) -> Mesh:
-        """The surface at ``output.mesh_level``, or at the level that `systems.mesh_level` finds."""
+    def surface(self, particle: int) -> Surface:
+        """By marching cubes, at ``output.mesh_level`` or at the level that `systems.mesh_level` finds."""
         output, field = self.config.output, self.particles[particle].field
         device = self.occupancies[particle].density.device
-        level = self.mesh_level(particle) if output.mesh_level is None else output.mesh_level
-        return extract_mesh(
+        level = silhouette_level(self.extremes(particle)) if output.mesh_level is None else output.mesh_level
+        vertices, faces = extract_mesh(
             field.density,
-            lambda points: field(points).rgb,
             radius=field.config.radius,
             level=level,
             bounds=self.config.render.volume.bounds,
             resolution=output.mesh_resolution,
             device=device,
         )
+        return Surface(vertices.to(device), faces.to(device), lambda points: field(points).rgb)
 
     def backend(self, device: torch.device) -> str:
         return f"hash grid: {self.particles[0].field.grid.backend_on(device)}"
 
-    def mesh_level(self, particle: int) -> float:
-        """The density of the surface, from views all around and of two heights."""
+    def extremes(self, particle: int) -> RayExtremes:
+        """What decides on the density of the surface: rays of views all around and of two heights."""
         occupancy = self.occupancies[particle]
         elevations = (self.config.output.turntable_elevation_deg, 0.0)
         views = [orbit(self.config, LEVEL_VIEWS // 2, elevation) for elevation in elevations]
@@ -93,15 +93,7 @@ class NeRFParticles(Scenes):
             )
             for cameras in views
         ]
-        return silhouette_level(*(torch.cat(parts) for parts in zip(*extremes, strict=True)))
-
-    def _plain_background(self, scene: NeRFScene, cameras: Cameras, size: int) -> Float[Tensor, "batch height width 3"]:
-        """The learnt background; where training never showed it, the middle of the random colours."""
-        render = self.config.render
-        _, rays_d = camera_rays(cameras, size, size)
-        if render.random_background == 1:
-            return torch.full_like(rays_d, (render.background_low + render.background_high) / 2)
-        return scene.background(rays_d)
+        return RayExtremes.join(extremes)
 
 
 class NeRFSystem(DistillationSystem):
@@ -109,7 +101,7 @@ class NeRFSystem(DistillationSystem):
 
     stage = "nerf"
     scenes_class = NeRFParticles
-    regularizers = ("entropy", "sparsity", "opacity_binary")
+    regularizers = ("entropy", "sparsity", "opacity_binary", "transmittance")
     scene: NeRFParticles
 
     def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
@@ -135,21 +127,6 @@ class NeRFSystem(DistillationSystem):
                 cameras,
                 config.size,
                 config.size,
-                self._training_background(iteration, scene, cameras),
+                training_background(config, scene.background, cameras, self._stream(Purpose.BACKGROUND, iteration)),
                 generator=self._stream(Purpose.RENDER, iteration),
             )
-
-    def _training_background(
-        self, iteration: int, scene: NeRFScene, cameras: Cameras
-    ) -> Float[Tensor, "batch height width 3"]:
-        """For each view the learnt background or, with a probability, one random colour."""
-        config, count = self.config.render, len(cameras)
-        generator = self._stream(Purpose.BACKGROUND, iteration)
-        solid = torch.rand(count, generator=generator) < config.random_background
-        colors = torch.rand(count, 3, generator=generator)
-        colors = config.background_low + (config.background_high - config.background_low) * colors
-        solid, colors = (drawn.to(self.device)[:, None, None] for drawn in (solid[:, None], colors))
-        _, rays_d = camera_rays(cameras, config.size, config.size)
-        if solid.all():
-            return colors.expand_as(rays_d)
-        return torch.where(solid, colors, scene.background(rays_d))

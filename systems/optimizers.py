@@ -24,7 +24,8 @@ def scene_optimizer(scene: nn.Module, config: SceneOptimizerConfig, fused: bool)
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in scene.named_parameters():
-        groups.setdefault(_group(name), []).append(parameter)
+        if parameter.requires_grad:  # what an earlier stage made may be shown without being changed
+            groups.setdefault(_group(name), []).append(parameter)
     groups = [{"name": name, "params": params} for name, params in groups.items()]
     return torch.optim.Adam(groups, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
 
@@ -38,7 +39,13 @@ def estimator_optimizer(estimator: nn.Module, config: EstimatorOptimizerConfig, 
 def learning_rates(config: RunConfig, iteration: int) -> dict[str, float]:
     """The learning rate of each parameter group; schedules of the scene are stretched by the particles."""
     warmup = config.estimator_optimizer.warmup_iterations
-    scene = {"grid": config.optimizer.lr_grid, "mlp": config.optimizer.lr_mlp, "image": config.optimizer.lr_image}
+    optimizer = config.optimizer
+    scene = {
+        "grid": optimizer.lr_grid,
+        "mlp": optimizer.lr_mlp,
+        "image": optimizer.lr_image,
+        "geometry": optimizer.lr_geometry,
+    }
     return {
         **{name: value_at(scaled(knots, config.particles), iteration) for name, knots in scene.items()},
         "estimator": config.estimator_optimizer.lr * min(1.0, (iteration + 1) / max(warmup, 1)),
@@ -66,5 +73,6 @@ def scale_gradients(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""],
 
 
 def _group(name: str) -> str:
-    """Tables of hash grids, logits of pictures, and all else: the small networks."""
-    return {"table": "grid", "logits": "image"}.get(name.rsplit(".", 1)[-1], "mlp")
+    """Tables of hash grids, logits of pictures, lattices of surfaces, and all else: the small networks."""
+    kinds = {"table": "grid", "logits": "image", "sdf": "geometry", "offsets": "geometry"}
+    return kinds.get(name.rsplit(".", 1)[-1], "mlp")

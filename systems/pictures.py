@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def write_png(path: Path, image: Picture) -> None:
     os.replace(unfinished, path)
 
 
-def read_png(path: Path) -> Picture:
+def read_png(path: Path | BinaryIO) -> Picture:
     return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
 
 

@@ -1,4 +1,4 @@
-"""Regularisers of a radiance field's renders: pure functions to a scalar, their weights are the caller's.
+"""Regularisers of what was rendered: pure functions to a scalar, their weights are the caller's.
 
 Binary entropy is taken of e + (1 - 2e) p with e = 1e-5, and the constant at p = 0 is subtracted. That
 keeps value and slope finite at 0 and 1 without a clamp, which would take the gradient away from exactly
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.mesh_geometry import laplacian_smoothness, normal_consistency
 from renderers.output import RenderOutput
 
 MARGIN = 1e-5  # e above
@@ -42,10 +43,27 @@ def binary_opacity(opacity: Float[Tensor, "*n"]) -> Scalar:
     return _mean(binary_entropy(opacity))
 
 
-def regularizer(name: str, views: RenderOutput) -> Scalar:
-    """The value of a field of `configs.schema.RegularizerConfig`, of views rendered with gradient."""
+def transmittance(opacity: Float[Tensor, "batch *pixels"], target: float) -> Scalar:
+    """-min(target, share of a view's light that passes), the mean over views.
+
+    The transmittance loss of Dream Fields (Jain et al. 2021, arXiv 2112.01455): it makes room around an object,
+    and has no slope once a view's mean transmittance has reached the target.
+    """
+    if opacity.numel() == 0:
+        return _mean(opacity)
+    return -(1 - opacity.float().flatten(1).mean(dim=1)).clamp(max=target).mean()
+
+
+def regularizer(name: str, views: RenderOutput, transmittance_target: float) -> Scalar:
+    """The value of a term of `configs.schema.RegularizerConfig`, of views rendered with gradient."""
     if name == "entropy":
         return weight_entropy(views.weights)
+    if name == "transmittance":
+        return transmittance(views.opacity, transmittance_target)
+    if name == "normal_consistency":
+        return normal_consistency(views.mesh.vertices, views.mesh.faces, views.mesh.edges)
+    if name == "laplacian":
+        return laplacian_smoothness(views.mesh.vertices, views.mesh.edges)
     return {"sparsity": sparsity, "opacity_binary": binary_opacity}[name](views.opacity)
 
 

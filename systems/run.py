@@ -15,6 +15,7 @@ import torch
 
 from configs.runs import RUN_FOLDER_VARIABLE, is_first_process
 from configs.schema import RunConfig
+from guidance.image_text import ImageTextModel, load_image_text_model
 from guidance.loading import load_prior
 from guidance.memory import device_memory, estimate_memory, preflight_line
 from guidance.prior import DiffusionPrior
@@ -27,7 +28,7 @@ from systems.callbacks.interruption import Interruption
 from systems.callbacks.performance import Performance
 from systems.callbacks.previews import Previews
 from systems.callbacks.progress import Progress
-from systems.callbacks.results import Results, write_json, write_meshes, write_results, write_turntables
+from systems.callbacks.results import Results, write_json, write_results, write_turntables
 from systems.checkpoints import (
     AtomicCheckpointIO,
     check_same_prior,
@@ -37,9 +38,10 @@ from systems.checkpoints import (
     read_metadata,
 )
 from systems.data import IterationData
-from systems.loggers import build_loggers, log_interval
+from systems.export import write_models
+from systems.loggers import build_loggers, close_loggers, log_interval
 from systems.pictures import write_png
-from systems.scenes import Scenes, orbit
+from systems.scenes import Scenes, orbit, restore
 from systems.stages import system_class
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
         The folder with the results.
 
     Raises:
-        ValueError, FileNotFoundError: a prior, prompt or checkpoint that cannot be used.
+        ValueError, FileNotFoundError: a prior, prompt, source or checkpoint that cannot be used.
         CollapseError: the scene or a number is beyond recovery.
         Interrupted: a signal stopped it.
     """
@@ -73,6 +75,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
     trainer = build_trainer(config, folder)
     prior = build_prior(config, trainer.strategy.root_device)
     system = system_class(config)(config, prior, build_prompts(config, prior))
+    if resume is None:
+        system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
     announce(config, trainer, prior, system)
     if resume is not None and is_finished(system, resume):
         if trainer.is_global_zero:
@@ -81,6 +85,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
             write_results(system, config, folder, checkpoint["callbacks"]["Performance"]["seconds"])
         return folder
     trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
+    close_loggers(config)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping and int(system.iteration) < system.iterations:
         last = folder / "checkpoints" / LAST
@@ -95,7 +100,7 @@ def is_finished(system: DistillationSystem, checkpoint: Path) -> bool:
         ValueError: the checkpoint does not fit, or is beyond the run's end.
     """
     metadata = read_metadata(checkpoint)
-    check_same_prior(checkpoint, metadata, system.guidance.prior.latent_shape)
+    check_same_prior(checkpoint, metadata, system.guidance.latent_shape)
     check_state(checkpoint, read_checkpoint(checkpoint)["state_dict"], system)
     if metadata.iteration > system.iterations:
         raise ValueError(
@@ -130,7 +135,7 @@ def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
 
 
 def export(config: RunConfig, folder: Path, checkpoint: Path) -> list[Path]:
-    """A GLB of each of a checkpoint's scenes.
+    """Each of a checkpoint's scenes as a model, in the formats of ``config.export``.
 
     Raises:
         ValueError: a scene has no surface.
@@ -138,7 +143,7 @@ def export(config: RunConfig, folder: Path, checkpoint: Path) -> list[Path]:
     scene, _ = load_scene(config, checkpoint)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths, problems = write_meshes(scene, config, folder)
+    paths, problems = write_models(scene, config, folder)
     if problems:
         raise ValueError("; ".join(problems))
     return paths
@@ -177,8 +182,10 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
     )
 
 
-def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior:
-    """The frozen prior, on the device and in the precision that it will run in."""
+def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior | ImageTextModel:
+    """The frozen model that pulls, on the device and in the precision that it will run in."""
+    if config.guidance.works_on_images:
+        return load_image_text_model(find_prior(config.guidance.clip_model, "guidance.clip_model"), device)
     wanted = config.prior.precision
     if wanted == "auto":
         wanted = "bf16" if device.type == "cuda" else "fp32"
@@ -186,29 +193,35 @@ def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior:
     return load_prior(find_prior(config.prior.path), device, dtype)
 
 
-def build_prompts(config: RunConfig, prior: DiffusionPrior) -> PromptEmbeddings:
+def build_prompts(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> PromptEmbeddings:
     """The prompt's embeddings."""
     text = config.text
     prompt = PromptConfig(
-        config.prompt, text.negative, text.view_template, text.view_thresholds, text.embedded_guidance
+        config.prompt,
+        text.negative,
+        text.view_template,
+        text.view_thresholds,
+        text.embedded_guidance,
+        text.debiasing,
+        config.guidance.low_quality,
     )
     return embed_prompt(prior, prompt)
 
 
-def find_prior(path: str) -> str:
-    """The path itself, or for a bundled prior the one in the repository; hub ids pass through.
+def find_prior(path: str, field: str = "prior") -> str:
+    """The path itself, or for a bundled model the one in the repository; hub ids pass through.
 
     Raises:
-        FileNotFoundError: a bundled prior that is not there, which would otherwise be taken for a hub id.
+        FileNotFoundError: a bundled model that is not there, which would otherwise be taken for a hub id.
     """
     if Path(path).expanduser().is_dir() or Path(path).parts[:1] != (BUNDLED,):
         return path
     bundled = REPOSITORY / path
     if not bundled.is_dir():
-        found = sorted(index.parent.name for index in (REPOSITORY / BUNDLED).glob("*/model_index.json"))
+        found = sorted(sums.parent.name for sums in (REPOSITORY / BUNDLED).glob("*/checksums.json"))
         raise FileNotFoundError(
-            f"prior: {path!r} is neither in the current folder nor in {REPOSITORY}; bundled are "
-            f"{', '.join(found) or 'none'}; give one of them, a diffusers folder or a hub id"
+            f"{field}: {path!r} is neither in the current folder nor in {REPOSITORY}; bundled are "
+            f"{', '.join(found) or 'none'}; give one of them, a model's folder or a hub id"
         )
     return str(bundled)
 
@@ -217,13 +230,8 @@ def load_scene(config: RunConfig, checkpoint: Path) -> tuple[Scenes, int]:
     """A checkpoint's scenes, on the configured device, and the iteration that it is of."""
     metadata = read_metadata(checkpoint)
     check_same_run(checkpoint, metadata, config)
-    scene = system_class(config).scenes_class(config)
-    prefix = "scene."
-    state = read_checkpoint(checkpoint)["state_dict"]
-    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    check_state(checkpoint, state, scene)
-    scene.load_state_dict(state)
-    return scene.to(chosen_device(config)).eval(), metadata.iteration
+    scene = restore(system_class(config).scenes_class, config, checkpoint)
+    return scene.to(chosen_device(config)), metadata.iteration
 
 
 def chosen_device(config: RunConfig) -> str:
@@ -250,23 +258,26 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def announce(config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrior, system: DistillationSystem) -> None:
+def announce(
+    config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrior | ImageTextModel, system: DistillationSystem
+) -> None:
     """Say what runs where."""
     if not trainer.is_global_zero:
         return
     device = trainer.strategy.root_device
     estimator = system.guidance.estimator
     trained = {
-        "scene": sum(p.numel() for p in system.scene.parameters()),
+        "scene": sum(p.numel() for p in system.scene.parameters() if p.requires_grad),
         "estimator": 0 if estimator is None else sum(p.numel() for p in estimator.parameters()),
     }
-    estimate = estimate_memory(system.guidance, system.prompts, config.render.views)
+    path, memory = config.guidance.clip_model, ""
+    if not config.guidance.works_on_images:
+        estimate = estimate_memory(system.guidance, system.prompts, config.render.views)
+        path, memory = config.prior.path, f"\nmemory: {preflight_line(estimate, device_memory(device))}"
     print(
-        f"prior: {config.prior.path} ({type(prior).__name__}, predicts {prior.prediction_type}, "
-        f"{prior.image_size} px, latents {'x'.join(map(str, prior.latent_shape))}, {prior.network.dtype})\n"
+        f"prior: {path} ({prior.describe()})\n"
         f"device: {device} x {trainer.world_size}, precision {trainer.precision}, torch threads "
         f"{torch.get_num_threads()}, {system.scene.backend(device)}\n"
-        f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}\n"
-        f"memory: {preflight_line(estimate, device_memory(device))}",
+        f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}{memory}",
         flush=True,
     )

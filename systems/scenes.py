@@ -1,16 +1,30 @@
-"""What a stage optimises (theta), and how people and tests look at it: no gradient, no randomness, no prior."""
+"""What a stage optimises (theta), where it begins, and how people and tests look at it: no gradient, no prior."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from models.mesh import Mesh
 from renderers.cameras import Cameras, turntable_cameras
 from renderers.output import RenderOutput
+from systems.checkpoints import check_state, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A particle as everything that leaves the program sees it: triangles, and the colour of their points."""
+
+    vertices: Float[Tensor, "vertices 3"]  # scene units, without graph
+    faces: Int[Tensor, "faces 3"]  # counter-clockwise seen from outside
+    color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]  # sRGB in [0, 1] at points of the surface
 
 
 class Scenes(nn.Module, ABC):
@@ -23,13 +37,23 @@ class Scenes(nn.Module, ABC):
         super().__init__()
         self.config = config
 
-    @abstractmethod
-    def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
-        """Views of a particle without gradient and without randomness."""
+    def begin(self, folder: Path | None) -> None:
+        """Take over what the source run made, at the start of a new run; without a source there is nothing to do.
+
+        Args:
+            folder: where to show what was decided; None: nowhere.
+
+        Raises:
+            ValueError, FileNotFoundError: the source doesn't go with this run, or holds nothing to go on from.
+        """
 
     @abstractmethod
-    def mesh(self, particle: int) -> Mesh:
-        """The particle's surface.
+    def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
+        """Views of a particle as training shows it, without gradient and without randomness."""
+
+    @abstractmethod
+    def surface(self, particle: int) -> Surface:
+        """The particle's surface, on the scene's device.
 
         Raises:
             ValueError: there is none.
@@ -38,6 +62,24 @@ class Scenes(nn.Module, ABC):
     @abstractmethod
     def backend(self, device: torch.device) -> str:
         """The implementation that does the heavy work on a device, in words."""
+
+
+AnyScenes = TypeVar("AnyScenes", bound=Scenes)
+
+
+def restore(scenes_class: type[AnyScenes], config: RunConfig, checkpoint: Path) -> AnyScenes:
+    """A checkpoint's scenes, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint cannot be read, or doesn't fit the configuration.
+    """
+    scenes = scenes_class(config)
+    prefix = "scene."
+    state = read_checkpoint(checkpoint)["state_dict"]
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    check_state(checkpoint, state, scenes)
+    scenes.load_state_dict(state)
+    return scenes.eval()
 
 
 def orbit(config: RunConfig, count: int, elevation_deg: float | None = None) -> Cameras:

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     SCENE_STEP = 7
     ESTIMATOR_STEP = 8
     DIAGNOSTICS = 9
+    TEXTURE_FIT = 10
 
 
 def stream(seed: int, iteration: int, purpose: Purpose, rank: int = 0, index: int = 0) -> torch.Generator:

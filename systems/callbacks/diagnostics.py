@@ -2,6 +2,7 @@
 
 Three rows: the frozen prior's own pictures of the prompt, the estimator's pictures of the renders (they
 should come to look like the scene), and, for one render, what each makes of it at rising noise levels.
+CLIP guidance has no prior that could show what it believes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Diagnostics(Callback):
     def on_train_batch_end(self, trainer: Trainer, system: DistillationSystem, *_: object) -> None:
         iteration = int(system.iteration)
         if not trainer.is_global_zero or iteration % self.config.output.diagnostics_every:
+            return
+        if self.config.guidance.works_on_images:
             return
         for name, picture in (("samples", samples(system)), ("x0", predictions(system))):
             path = self.folder / f"{iteration:06d}-{name}.png"

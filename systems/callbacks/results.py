@@ -1,9 +1,8 @@
-"""What a finished run leaves: a film and a mesh of each particle (of pictures, two sheets), and a summary."""
+"""What a finished run leaves: a film and a model of each particle (of pictures, two sheets), and a summary."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ import torch
 from lightning import Callback, Trainer
 
 from configs.schema import RunConfig
-from renderers.mesh_export import write_glb
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
 from systems.checkpoints import installed_versions
+from systems.export import numbered, write_models
 from systems.loggers import log_image, log_mesh, log_video
 from systems.pictures import column, read_png, row, write_png, write_video
 from systems.scenes import Scenes, orbit
-
-logger = logging.getLogger(__name__)
 
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
 SHEET_COLUMNS = 8  # pictures side by side
@@ -31,7 +28,7 @@ LOGGED_AS = {".mp4": log_video, ".glb": log_mesh, ".png": log_image}
 
 
 class Results(Callback):
-    """Writes ``turntable.mp4``, ``mesh.glb`` (with a number where there are several) and ``summary.json``.
+    """Writes ``turntable.mp4``, ``mesh.glb`` and the like (with a number where there are several), ``summary.json``.
 
     Of pictures, ``pictures.png`` (all of them) and ``progress.png`` (how they came to be, from top to bottom).
     """
@@ -45,7 +42,8 @@ class Results(Callback):
         if int(system.iteration) == system.iterations and trainer.is_global_zero:
             losses = {name: float(value) for name, value in trainer.callback_metrics.items() if "loss/" in name}
             for path in write_results(system, self.config, self.folder, self.performance.seconds, losses):
-                LOGGED_AS[path.suffix](trainer, f"media/{path.stem}", path, int(system.iteration))
+                if path.suffix in LOGGED_AS:
+                    LOGGED_AS[path.suffix](trainer, f"media/{path.stem}", path, int(system.iteration))
         trainer.strategy.barrier("results")
 
 
@@ -63,8 +61,8 @@ def write_results(
         files = write_sheets(system.scene, config, folder)
     else:
         files = write_turntables(system.scene, config, folder)
-        meshes, problems = write_meshes(system.scene, config, folder)
-        files += meshes
+        models, problems = write_models(system.scene, config, folder)
+        files += models
     iterations = int(system.iteration)
     summary = {
         "name": config.name,
@@ -103,7 +101,7 @@ def write_turntables(scene: Scenes, config: RunConfig, folder: Path) -> list[Pat
     """A film all around each particle."""
     paths = []
     for particle in range(config.particles):
-        paths.append(_numbered(folder, "turntable", particle, config.particles, ".mp4"))
+        paths.append(numbered(folder, "turntable", particle, config).with_suffix(".mp4"))
         write_video(paths[-1], turntable(scene, particle, config))
     return paths
 
@@ -117,31 +115,7 @@ def turntable(scene: Scenes, particle: int, config: RunConfig) -> torch.Tensor:
     return torch.cat([scene.render_views(particle, part, size).rgb.cpu() for part in parts])
 
 
-def write_meshes(scene: Scenes, config: RunConfig, folder: Path) -> tuple[list[Path], list[str]]:
-    """A GLB of each particle that has a surface, and for each that has none the reason.
-
-    A scene without a surface doesn't take the other results with it.
-    """
-    paths, problems = [], []
-    for particle in range(config.particles):
-        path = _numbered(folder, "mesh", particle, config.particles, ".glb")
-        try:
-            mesh = scene.mesh(particle)
-        except ValueError as error:
-            logger.warning("particle %d has no mesh: %s", particle, error)
-            problems.append(f"particle {particle} has no mesh: {error}")
-            continue
-        write_glb(path, mesh)
-        paths.append(path)
-    return paths, problems
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
-
-
-def _numbered(folder: Path, stem: str, particle: int, particles: int, ending: str) -> Path:
-    """``stem.ending``, or ``stem-<particle>.ending`` where there are several."""
-    return folder / (stem + ending if particles == 1 else f"{stem}-{particle}{ending}")

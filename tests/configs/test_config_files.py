@@ -61,9 +61,17 @@ def test_the_bundled_prior_gets_the_views_it_was_trained_on():
     assert result.noise.t_max[-1][0] < result.iterations
 
 
-def test_both_jobs_differ_only_in_the_loss():
-    vsd, sds = (asdict(loaded(name, "mini")) for name in ("vsd-nerf", "sds-nerf"))
-    assert {key for key in vsd if vsd[key] != sds[key]} == {"name", "guidance"}
+@pytest.mark.parametrize("loss", ["sds", "csd", "nfsd", "ism", "sdi"])
+def test_the_jobs_differ_only_in_the_loss(loss):
+    vsd, other = (asdict(loaded(name, "mini")) for name in ("vsd-nerf", f"{loss}-nerf"))
+    assert {key for key in vsd if vsd[key] != other[key]} == {"name", "guidance"}
+    assert other["guidance"]["loss"] == loss
+
+
+def test_dream_fields_pull_by_clip_with_room_around_the_object():
+    result = loaded("dreamfields-nerf", "mini")
+    assert result.guidance.loss == "clip" and result.guidance.guidance_scale == 1
+    assert result.regularizers.transmittance == [[0, 0.5]] and result.text.view_template == "{prompt}"
 
 
 def test_a_device_that_does_not_exist_is_no_silent_nothing(tmp_path, monkeypatch):

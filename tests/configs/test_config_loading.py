@@ -132,7 +132,7 @@ def test_a_value_out_of_range_is_refused_under_its_full_key(argument, message):
     [
         ("render.sze=3", "render.sze: unknown key in the command line; did you mean 'size'?"),
         ("promt=x", "promt: unknown key in the command line; did you mean 'prompt'?"),
-        ("zzz.size=3", "zzz: unknown key in the command line; allowed: cameras, "),
+        ("zzz.size=3", "zzz: unknown key in the command line; allowed: appearance, cameras, "),
         ("render.size.x=3", "render.size.x: unknown key in the command line; render.size is a field"),
         ("render=3", "render: 3 in the command line, but render is a section; set one of its fields: render.size"),
         ("render.size=[1", "render.size: '[1' in the command line is not a whole number"),

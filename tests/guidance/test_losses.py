@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from guidance import losses
 from guidance.classifier_free import classifier_free_guidance
+from guidance.losses import Scores
 from guidance.schedule import NoiseSchedule, Prediction, v_from_epsilon
 
 
@@ -15,10 +18,35 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def scores(scale: float = 7.5, clean: tuple[bool, ...] = (False, False, True)) -> tuple[Scores, torch.Tensor]:
+    """Random predictions in all roles, all different, and the conditional one; the last sample is nearly clean."""
+    u, c, noise, low_quality, previous, estimate = (random(3, 4, 8, 8, seed=seed) for seed in range(6))
+    nearly_clean = torch.tensor(clean).view(-1, 1, 1, 1)
+    guided = classifier_free_guidance(u, c, scale)
+    return Scores(guided, noise, nearly_clean, u, low_quality, previous, estimate), c
+
+
+def gradient(loss: str, found: Scores, weight: torch.Tensor) -> torch.Tensor:
+    return losses.distillation_gradient(found.guided, losses.LOSSES[loss].baseline(found), weight)
+
+
+WEIGHT = torch.tensor([0.1, 0.5, 0.9]).view(-1, 1, 1, 1)
+
+
+def test_every_loss_has_its_own_baseline() -> None:
+    found, _ = scores()
+    gradients = {loss: gradient(loss, found, WEIGHT) for loss in losses.LOSSES}
+    same = [(a, b) for a in gradients for b in gradients if a < b and torch.equal(gradients[a], gradients[b])]
+    assert same == [("sdi", "sds")]  # they differ in where the noise comes from
+    assert [name for name, loss in losses.LOSSES.items() if loss.inverts] == ["ism", "sdi"]
+
+
 def test_vsd_with_the_noise_as_baseline_is_sds() -> None:
     """Claim 1."""
-    noise_pred, noise, weight = random(3, 4, 8, 8), random(3, 4, 8, 8, seed=1), torch.rand(3, 1, 1, 1)
-    assert torch.equal(losses.vsd_gradient(noise_pred, noise, weight), losses.sds_gradient(noise_pred, noise, weight))
+    found, _ = scores()
+    knowing = replace(found, estimate=found.noise)
+    assert torch.equal(gradient("vsd", knowing, WEIGHT), gradient("sds", found, WEIGHT))
+    assert torch.equal(gradient("sds", found, WEIGHT), WEIGHT * (found.guided - found.noise))
 
 
 def test_guidance_scales_follow_diffusers() -> None:
@@ -29,9 +57,38 @@ def test_guidance_scales_follow_diffusers() -> None:
 
 
 def test_csd_is_the_guidance_term_alone() -> None:
-    u, c, weight = random(2, 4, 4, 4), random(2, 4, 4, 4, seed=1), torch.full((2, 1, 1, 1), 0.3)
-    gradient = losses.csd_gradient(classifier_free_guidance(u, c, 7.5), u, weight)
-    torch.testing.assert_close(gradient, weight * 7.5 * (c - u))
+    found, c = scores()
+    torch.testing.assert_close(gradient("csd", found, WEIGHT), WEIGHT * 7.5 * (c - found.unconditional))
+
+
+def test_nfsd_is_delta_d_plus_s_delta_c() -> None:
+    """Katzir et al. 2023: delta_D = eps_u where t is small, else eps_u - eps_bad; delta_C = eps_c - eps_u."""
+    found, c = scores(scale=3.0)
+    delta_c = c - found.unconditional
+    delta_d = torch.where(found.nearly_clean, found.unconditional, found.unconditional - found.low_quality)
+    torch.testing.assert_close(gradient("nfsd", found, WEIGHT), WEIGHT * (delta_d + 3 * delta_c))
+
+
+def test_nfsd_without_flaws_is_csd_at_high_noise() -> None:
+    found, _ = scores(clean=(False, False, False))
+    flawless = replace(found, low_quality=found.unconditional)
+    assert torch.equal(gradient("nfsd", flawless, WEIGHT), gradient("csd", found, WEIGHT))
+
+
+def test_ism_with_no_interval_is_csd() -> None:
+    """x_s = x_t: the last prediction of the inversion is the unconditional one at t."""
+    found, _ = scores()
+    still = replace(found, previous=found.unconditional)
+    assert torch.equal(gradient("ism", still, WEIGHT), gradient("csd", found, WEIGHT))
+
+
+def test_the_clip_loss_is_minus_the_cosine() -> None:
+    image, text, negative = (random(5, 16, seed=seed) for seed in range(3))
+    units = [torch.nn.functional.normalize(x, dim=-1) for x in (image, text, negative)]
+    nothing = torch.zeros(5, 16)
+    expected = -torch.cosine_similarity(image, text)
+    torch.testing.assert_close(losses.clip_loss(units[0], units[1], nothing), expected)
+    torch.testing.assert_close(losses.clip_loss(*units), expected + torch.cosine_similarity(image, negative))
 
 
 def test_as_loss_has_exactly_the_gradient() -> None:
@@ -101,12 +158,9 @@ def distil(loss: str, iterations: int = 1500, draws: int = 16) -> torch.Tensor:
         noise = torch.randn(draws, PARTICLES, generator=g)
         x_t = alpha * particles + sigma * noise
         noise_pred = mixture_epsilon(x_t, centres, SPREAD, alpha, sigma)
-        if loss == "vsd":
-            # Every particle is a Gaussian of zero width: the exact score of the noisy particles.
-            estimate = mixture_epsilon(x_t, particles, 0.0, alpha, sigma)
-            gradient = losses.vsd_gradient(noise_pred, estimate, schedule.weight(t).view(1, 1))
-        else:
-            gradient = losses.sds_gradient(noise_pred, noise, schedule.weight(t).view(1, 1))
+        # Every particle is a Gaussian of zero width: the exact score of the noisy particles.
+        baseline = mixture_epsilon(x_t, particles, 0.0, alpha, sigma) if loss == "vsd" else noise
+        gradient = losses.distillation_gradient(noise_pred, baseline, schedule.weight(t).view(1, 1))
         particles = particles - 0.1 * gradient.mean(0)
     return particles
 

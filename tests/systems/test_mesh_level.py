@@ -10,7 +10,7 @@ import torch
 from renderers.cameras import turntable_cameras
 from renderers.occupancy import OccupancyConfig, OccupancyGrid
 from renderers.volume import VolumeRendererConfig
-from systems.mesh_level import ray_extremes, silhouette_level
+from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
 
 CAMERAS = turntable_cameras(2, elevation_deg=10, distance=3.0, fovy_deg=45)
 SIZE = 64
@@ -18,8 +18,7 @@ SIZE = 64
 
 def level_of(density) -> float:
     occupancy = OccupancyGrid(OccupancyConfig(resolution=8))
-    extremes = ray_extremes(density, occupancy, CAMERAS, SIZE, VolumeRendererConfig(samples_per_ray=128))
-    return silhouette_level(*extremes)
+    return silhouette_level(ray_extremes(density, occupancy, CAMERAS, SIZE, VolumeRendererConfig(samples_per_ray=128)))
 
 
 def test_a_hard_ball_is_cut_between_its_densities() -> None:
@@ -47,9 +46,9 @@ def test_the_best_threshold_by_brute_force() -> None:
         return ((inside & opaque).sum() / (inside | opaque).sum()).item()
 
     best = max(overlap(level) for level in torch.linspace(0.001, 0.999, 999).tolist())
-    assert overlap(silhouette_level(greatest, opacity)) == pytest.approx(best)
+    assert overlap(silhouette_level(RayExtremes(greatest, opacity))) == pytest.approx(best)
 
 
 def test_an_empty_scene_has_no_surface() -> None:
     with pytest.raises(ValueError, match=r"no pixel's opacity exceeds 0\.5.*the greatest is 0\.4"):
-        silhouette_level(torch.rand(4), torch.tensor([0.1, 0.4, 0.0, 0.2]))
+        silhouette_level(RayExtremes(torch.rand(4), torch.tensor([0.1, 0.4, 0.0, 0.2])))

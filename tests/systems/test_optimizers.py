@@ -15,7 +15,9 @@ def test_learning_rates_follow_their_schedules_and_stretch_with_the_particles(co
     optimizer = SceneOptimizerConfig(lr_grid=[[0, 1.0], [10, 0.0]], lr_mlp=[[0, 0.5]])
     estimator = EstimatorOptimizerConfig(lr=1.0, warmup_iterations=4)
     config = replace(config, optimizer=optimizer, estimator_optimizer=estimator)
-    assert learning_rates(config, 5) == {"grid": 0.5, "mlp": 0.5, "estimator": 1.0}
+    rates = learning_rates(config, 5)
+    assert (rates["grid"], rates["mlp"], rates["estimator"]) == (0.5, 0.5, 1.0)
+    assert rates["geometry"] == optimizer.lr_geometry[0][1]
     assert learning_rates(replace(config, particles=2), 5)["grid"] == 0.75
     warmup = [learning_rates(replace(config, particles=2), i)["estimator"] for i in range(5)]
     assert warmup == [0.25, 0.5, 0.75, 1.0, 1.0]

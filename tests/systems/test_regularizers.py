@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 import torch
 
 from configs.schema import RegularizerConfig
 from renderers.output import RenderOutput
-from systems.regularizers import binary_entropy, binary_opacity, regularizer, sparsity, weight_entropy
+from systems.nerf import NeRFSystem
+from systems.regularizers import (
+    binary_entropy,
+    binary_opacity,
+    regularizer,
+    sparsity,
+    transmittance,
+    weight_entropy,
+)
 
 SHARES = torch.tensor([0.01, 0.2, 0.5, 0.7, 0.99], dtype=torch.float64)
 
@@ -48,6 +54,23 @@ def test_the_ends_have_finite_slopes_and_entropy_drives_towards_them(function) -
         assert (ends.grad[:2] > 0).all() and (ends.grad[2:] < 0).all()
 
 
+def test_transmittance_asks_each_view_for_room_up_to_the_target() -> None:
+    opacity = torch.tensor([[1.0, 1.0, 0.8, 0.0], [0.1, 0.0, 0.0, 0.1]]).view(2, 2, 2, 1).requires_grad_()
+    loss = transmittance(opacity, 0.9)
+    assert loss.item() == pytest.approx(-(0.3 + 0.9) / 2)  # the views pass 0.3 and 0.95
+    loss.backward()
+    torch.testing.assert_close(opacity.grad[0], torch.full((2, 2, 1), 1 / 8))  # less opacity costs less
+    assert torch.equal(opacity.grad[1], torch.zeros(2, 2, 1))
+    nothing = torch.zeros(0, 2, 2, 1, requires_grad=True)
+    transmittance(nothing, 0.9).backward()
+    assert nothing.grad is not None
+
+
+def test_the_target_is_a_share_by_iteration() -> None:
+    with pytest.raises(ValueError, match=r"transmittance_target: values are shares of a view's light in \[0, 1\]"):
+        RegularizerConfig(transmittance_target=[[0, 0.4], [500, 1.5]])
+
+
 @pytest.mark.parametrize("function", [weight_entropy, sparsity, binary_opacity])
 def test_nothing_costs_nothing(function) -> None:
     nothing = torch.zeros(0, requires_grad=True)
@@ -56,9 +79,10 @@ def test_nothing_costs_nothing(function) -> None:
     assert value.item() == 0 and nothing.grad is not None
 
 
-def test_every_configured_regulariser_has_a_formula() -> None:
+def test_every_regulariser_of_a_radiance_field_has_a_formula() -> None:
     opacity = torch.full((1, 2, 2, 1), 0.5)
     views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, None, None, torch.full((7,), 0.5))
-    values = {field.name: regularizer(field.name, views).item() for field in fields(RegularizerConfig)}
+    values = {name: regularizer(name, views, transmittance_target=0.4).item() for name in NeRFSystem.regularizers}
+    assert values["transmittance"] == pytest.approx(-0.4)
     assert values["entropy"] == pytest.approx(1, abs=1e-3) == values["opacity_binary"]
     assert values["sparsity"] == pytest.approx(0.26**0.5 - 0.1, abs=1e-6)

@@ -11,11 +11,12 @@ import torch
 from configs.schema import EstimatorOptimizerConfig, RegularizerConfig
 from guidance.estimator import EstimatorConfig
 from guidance.vsd import GuidanceConfig
+from systems.backgrounds import training_background
 from systems.base import DistillationSystem
 from systems.data import IterationData, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.run import build_prompts, build_trainer, quieten_lightning, train
-from systems.seeding import pick_particle
+from systems.seeding import Purpose, pick_particle, stream
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
 
@@ -117,7 +118,7 @@ def test_a_gradient_limit_holds(config, prior, tmp_path, monkeypatch) -> None:
 
 def test_regularisers_of_weight_zero_are_not_computed(config, prior, tmp_path, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr("systems.base.regularizer", lambda name, views: asked.append(name) or views.opacity.mean())
+    monkeypatch.setattr("systems.base.regularizer", lambda name, views, _: asked.append(name) or views.opacity.mean())
     off = RegularizerConfig(entropy=[[0, 0.0], [1, 0.0], [1, 2.0]])
     fit(replace(config, iterations=2, regularizers=off), prior, tmp_path)
     assert asked == ["entropy"]  # in the second iteration
@@ -138,7 +139,9 @@ def test_random_backgrounds_have_their_probability_and_range(config, prior, prom
             config.render, views=64, random_background=probability, background_low=0.6, background_high=0.8
         )
         system = NeRFSystem(replace(config, render=render), prior, prompts)
-        return system._training_background(0, system.scene.particles[0], system.draw_cameras(0)).detach()
+        generator = stream(config.seed, 0, Purpose.BACKGROUND)
+        background = system.scene.particles[0].background
+        return training_background(render, background, system.draw_cameras(0), generator).detach()
 
     solid = backgrounds(1.0)
     assert (solid == solid[:, :1, :1]).all() and solid.min() >= 0.6 and solid.max() <= 0.8

@@ -9,18 +9,23 @@ from typing import Any
 import torch
 
 from configs.schema import (
+    AppearanceConfig,
+    ExportConfig,
     NoiseConfig,
     OutputConfig,
     PriorConfig,
     RegularizerConfig,
     RenderConfig,
     RunConfig,
+    SurfaceConfig,
     TrainerConfig,
 )
 from models.background import BackgroundConfig
 from models.hash_grid import HashGridConfig
 from models.radiance_field import RadianceFieldConfig
 from models.scene import NeRFSceneConfig
+from models.sdf_field import SDFFieldConfig
+from models.texture_field import TextureFieldConfig
 from renderers.cameras import CameraSampling
 from renderers.volume import VolumeRendererConfig
 
@@ -34,6 +39,8 @@ def tiny_config(prior: Path, **fields: Any) -> RunConfig:
         prior=PriorConfig(str(prior)),
         noise=NoiseConfig(t_max=[[0, 0.98], [2, 0.98], [2, 0.5]]),
         scene=NeRFSceneConfig(RadianceFieldConfig(grid=grid, hidden=(8,)), BackgroundConfig(hidden=(8,))),
+        surface=SurfaceConfig(SDFFieldConfig(cells=8)),
+        appearance=AppearanceConfig(TextureFieldConfig(grid=grid, hidden=(8,))),
         cameras=CameraSampling(distance=(2.5, 3.0)),
         render=RenderConfig(
             size=16,
@@ -51,6 +58,7 @@ def tiny_config(prior: Path, **fields: Any) -> RunConfig:
             turntable_size=15,
             mesh_resolution=12,
         ),
+        export=ExportConfig(formats=("glb",), texture_size=32),
         trainer=TrainerConfig(accelerator="cpu"),
     )
     return replace(config, **fields)

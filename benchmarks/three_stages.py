@@ -1,0 +1,98 @@
+"""All three stages on prompts of the bundled prior's world: judged, and compared with the true shapes.
+
+    python -m benchmarks.three_stages                # 12 prompts; hours on two cores
+    python -m benchmarks.three_stages --prompts 2    # the first two
+
+Runs ``configs/prolific.yaml`` once for each prompt with everything at its default, skipping prompts whose run is
+finished: interrupt and call again. The table gives for each stage the judge's view of eight renders and their
+Frechet distance to as many world pictures from the same cameras, and for stages 1 and 2 volume IoU and Chamfer
+distance of the exported surface to the nearest of 64 world instances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.text_to_3d import benchmark_prompts, run_prompt, world_features
+from configs.load import load_saved
+from configs.runs import CONFIG_FILE, find_checkpoint
+from evaluation.image_metrics import frechet_distance
+from evaluation.judged_runs import JudgedRun, attributes_of, judge_run
+from evaluation.shape_metrics import ShapeScore, shape_score
+from models.mesh import Mesh
+from priors.evaluate import contact_sheet
+from priors.judge_model import load_judge
+from systems.run import load_scene
+
+STAGES = ("1-nerf", "2-geometry", "3-texture")
+SHAPE_STAGES = STAGES[:2]  # the third keeps the second's shape
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One prompt after one stage."""
+
+    judged: JudgedRun
+    shape: ShapeScore | None
+
+
+def exported_mesh(folder: Path) -> Mesh:
+    """The surface of a run's first particle, at full resolution."""
+    folder, checkpoint = find_checkpoint("--run", folder)
+    config, _ = load_saved(folder / CONFIG_FILE, {})
+    surface = load_scene(config, checkpoint)[0].surface(0)
+    vertices = surface.vertices.float().cpu()
+    return Mesh(vertices, surface.faces.cpu(), torch.zeros_like(vertices))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark"))
+    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+
+    judge = load_judge()
+    results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
+    world: list[Float[Tensor, "views width"]] = []
+    print("| prompt | minutes | stage | class | colour | IoU | Chamfer |\n|---|---|---|---|---|---|---|")
+    for prompt in benchmark_prompts()[::2][: args.prompts]:
+        last = f"{STAGES[-1]}/summary.json"
+        top = run_prompt(prompt, args.folder, "configs/prolific.yaml", args.overrides, last)
+        minutes = json.loads((top / "wall_seconds.json").read_text(encoding="utf-8")) / 60
+        for stage in STAGES:
+            judged = judge_run(top / stage, judge)
+            shape = None
+            if stage in SHAPE_STAGES:
+                try:
+                    shape = shape_score(exported_mesh(top / stage), attributes_of(prompt)[0])
+                except ValueError as error:  # an open surface encloses nothing
+                    print(f"{prompt}, {stage}: no shape score: {error}")
+            results[stage].append(StageResult(judged, shape))
+            print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([results[stage][-1]])} |", flush=True)
+        world.append(world_features(judge, results[STAGES[0]][-1].judged, 1)[0])
+    for stage, found in results.items():
+        features = torch.cat([each.judged.features[0] for each in found])
+        distance = frechet_distance(features, torch.cat(world))
+        print(f"| **mean** | | {stage} | {_row(found)} |\nFrechet distance of {stage} to the world: {distance:.2f}")
+        pictures = torch.cat([each.judged.pictures[0] for each in found])
+        contact_sheet(pictures, 8, args.folder / f"{stage}.png")
+
+
+def _row(results: list[StageResult]) -> str:
+    shares = [np.mean([getattr(each.judged, key) for each in results]) for key in ("class_right", "color_right")]
+    shapes = [each.shape for each in results if each.shape is not None]
+    lengths = [np.mean([getattr(shape, key) for shape in shapes]) for key in ("iou", "chamfer")] if shapes else []
+    return " | ".join([*(f"{share:.1%}" for share in shares), *(f"{length:.3f}" for length in lengths)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Several stages as one run, each going on from the one before: a YAML that lists configurations, such as
+
+    stages:
+      nerf: {config: vsd-nerf.yaml}  # beside this file
+      geometry: {config: vsd-geometry.yaml, iterations: 5000}  # and any fields of the run
+
+On the command line ``key=value`` is for all stages and ``stage.key=value`` for one. The runs lie in
+``<output.folder>/<pipeline>/<slug of the prompt>/<run>/<number>-<stage>/``, each of them a run like any other.
+Their configurations are settled, and mistakes in them told, before the first one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.lineage import Earlier
+from configs.load import LoadedConfig, load_config, load_saved
+from configs.runs import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    LAST,
+    check_changes,
+    checkpoints,
+    create_run_folder,
+    prompt_folder,
+    write_config,
+)
+from configs.schema import EARLIER_STAGE, RunConfig
+from configs.sources import STAGES_KEY, Source, read_yaml
+
+NEWEST = f"{CHECKPOINT_FOLDER}/{LAST}.ckpt"
+RESULT = "summary.json"  # what a run writes last
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A line of a pipeline's YAML."""
+
+    name: str
+    config: Path
+    stated: Source  # fields that the pipeline sets
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What is left to do of a stage."""
+
+    config: RunConfig
+    folder: Path
+    checkpoint: Path | None  # to go on from
+    origin: str  # of the configuration
+    remarks: tuple[str, ...] = ()
+
+
+def read_pipeline(path: Path) -> list[Stage]:
+    """The stages of a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or isn't of that form.
+    """
+    content = read_yaml(path)
+    stages = content.pop(STAGES_KEY)
+    if content:
+        raise ConfigError(f"{path}: {', '.join(content)}: unknown key; a pipeline holds {STAGES_KEY} alone")
+    if not isinstance(stages, dict) or not stages:
+        raise ConfigError(f"{path}: {STAGES_KEY} must hold a line for each stage, such as nerf: {{config: FILE}}")
+    found = []
+    for name, values in stages.items():
+        if not isinstance(values, dict) or not isinstance(values.get("config"), str):
+            raise ConfigError(f"{path}: {STAGES_KEY}.{name}: needs a configuration, such as {{config: vsd-nerf.yaml}}")
+        file = path.parent / values.pop("config")
+        found.append(Stage(str(name), file, Source(f"{path} ({name})", values)))
+    return found
+
+
+def split_by_stage(overrides: dict[str, str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The command line's values for each stage; those for one stage come after those for all.
+
+    Raises:
+        ConfigError: a source is given, which a pipeline finds by itself.
+    """
+    if "source" in overrides:
+        raise ConfigError(
+            f"from: {overrides['source']!r} is given, but a pipeline starts from a prompt; leave it out, or run a "
+            "single stage, such as --config configs/vsd-geometry.yaml from=RUN"
+        )
+    shared: dict[str, str] = {}
+    own: dict[str, dict[str, str]] = {name: {} for name in names}
+    for key, text in overrides.items():
+        head, _, rest = key.partition(".")
+        if head in own and rest:
+            own[head][rest] = text
+        else:
+            shared[key] = text
+    return {name: shared | values for name, values in own.items()}
+
+
+def load_stages(stages: list[Stage], overrides: dict[str, str]) -> list[LoadedConfig]:
+    """The configurations of all stages; their sources are named when there is a folder.
+
+    Raises:
+        ConfigError: a mistake in one of them, or stages that don't follow each other.
+    """
+    values = split_by_stage(overrides, [stage.name for stage in stages])
+    loaded: list[LoadedConfig] = []
+    earlier = None
+    for stage in stages:
+        loaded.append(load_config(stage.config, values[stage.name], earlier, stage.stated))
+        earlier = Earlier(loaded[-1].config, Path(stage.name))
+    first = loaded[0].config.stage
+    if first in EARLIER_STAGE:
+        raise ConfigError(
+            f"{stages[0].config}: a pipeline cannot begin with the stage {first!r}, which goes on from the stage "
+            f"{EARLIER_STAGE[first]!r}; put a configuration of that before it"
+        )
+    devices = max(each.config.trainer.devices for each in loaded)
+    if devices > 1:
+        raise ConfigError(
+            f"trainer.devices: {devices}, but the stages of a pipeline run in one process; run them one by one: "
+            + ", ".join(f"--config {stage.config}" for stage in stages)
+        )
+    return loaded
+
+
+def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tuple[Path, list[StageRun]]:
+    """A new folder for a pipeline and all its stages, with their ``config.yaml`` written.
+
+    Raises:
+        ConfigError: a mistake in a file or on the command line, or a folder that cannot be made.
+    """
+    stages = read_pipeline(path)
+    loaded = load_stages(stages, overrides)
+    top = create_run_folder(replace(loaded[0].config, name=path.stem)).absolute()
+    runs: list[StageRun] = []
+    for number, (stage, each) in enumerate(zip(stages, loaded, strict=True), 1):
+        folder = top / f"{number}-{stage.name}"
+        folder.mkdir()
+        source = str(runs[-1].folder / NEWEST) if runs else None
+        config = replace(each.config, source=source)
+        write_config(config, folder, arguments)
+        origin = f"{stage.config}, prior preset {each.prior.preset}"
+        runs.append(StageRun(config, folder, None, origin, each.overruled))
+    return top, runs
+
+
+def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> list[StageRun]:
+    """What is left to do of a pipeline; finished stages, those with their last checkpoint, are left out.
+
+    Raises:
+        ConfigError: a change to a stage that is finished, or that would make another result.
+    """
+    folders = stage_folders(top)
+    names = [folder.name.partition("-")[2] for folder in folders]
+    values = split_by_stage(overrides, names)
+    runs = []
+    for number, (folder, name) in enumerate(zip(folders, names, strict=True)):
+        place = folder / CONFIG_FILE
+        saved, wanted = load_saved(place, values[name])
+        if is_finished(folder, saved):
+            meant = [key for key in overrides if key.startswith(f"{name}.")]
+            if meant:
+                raise ConfigError(f"{meant[0]}: the stage {name!r} of {top} is finished; leave it out, or start anew")
+            continue
+        found = checkpoints(folder)
+        if found:
+            check_changes("--resume", folder, saved, wanted)
+        if number:
+            wanted = replace(wanted, source=str(folders[number - 1].absolute() / NEWEST))
+        write_config(wanted, folder, arguments)
+        runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
+    return runs
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """Whether a run's last checkpoint and its results are there."""
+    last = folder / CHECKPOINT_FOLDER / f"{config.iterations * config.particles:06d}.ckpt"
+    return last.is_file() and (folder / RESULT).is_file()
+
+
+def stage_folders(top: Path) -> list[Path]:
+    """The stages' runs of a pipeline's folder, in their order; empty where the folder isn't a pipeline's."""
+    return sorted(path.parent for path in top.glob(f"[0-9]-*/{CONFIG_FILE}"))
+
+
+def newest_stage(top: Path) -> Path:
+    """The run of the furthest stage that has a checkpoint; of the first where none has."""
+    folders = stage_folders(top)
+    return next((folder for folder in reversed(folders) if checkpoints(folder)), folders[0])
+
+
+def find_last(path: Path, overrides: dict[str, str]) -> Path:
+    """The folder of the pipeline's run with the newest checkpoint, for that prompt.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    first = load_stages(read_pipeline(path), overrides)[0].config
+    parent = prompt_folder(replace(first, name=path.stem))
+    tops = [top for top in parent.iterdir() if stage_folders(top)] if parent.is_dir() else []
+    begun = {top: checkpoints(newest_stage(top)) for top in tops}
+    begun = {top: found[-1].stat().st_mtime for top, found in begun.items() if found}
+    if not begun:
+        raise ConfigError(
+            f"--resume {LAST}: no run with a checkpoint in {parent}; check configuration and prompt, "
+            "or start a run without --resume"
+        )
+    return max(begun, key=begun.get)

@@ -1,0 +1,146 @@
+"""Prompt debiasing: each view's prompt without the words that contradict the view.
+
+Hong et al. 2023 (arXiv 2303.15413): "smiling" makes a front view more likely than the text says, so the back
+view's prompt is better off without it. Words are listed by hand for each view, or found by a masked language
+model: in "This picture shows the [MASK] view of PROMPT." it says how likely each view word is; a word of the
+prompt contradicts a view if it makes that view's word less likely than a given factor.
+
+Their other remedy, clipping the scores, is here ``guidance.max_gradient_rms``: a limit for a sample's gradient
+as a whole instead of for each value.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from renderers.cameras import VIEW_WORDS
+
+SENTENCE = "This picture shows the {mask} view of {prompt}."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DebiasingConfig:
+    """Which words a view's prompt goes without."""
+
+    model: str | None = None  # masked language model: folder or hub id, such as bert-base-uncased; None: lists alone
+    threshold: float = 0.5  # factor on its view's likelihood below which a word contradicts the view
+    candidates: tuple[str, ...] = ()  # the words that the model judges; none: all of the prompt's
+    front: tuple[str, ...] = ()  # words that the prompt of this view goes without in any case
+    side: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
+    overhead: tuple[str, ...] = ()
+    bottom: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold: {self.threshold:g} must lie in (0, 1); 0.5 drops words that halve a view")
+
+    def listed(self, view: str) -> tuple[str, ...]:
+        return tuple(getattr(self, view))
+
+
+class ViewLanguageModel:
+    """How likely a masked language model finds each view word in a sentence."""
+
+    def __init__(self, path_or_id: str) -> None:
+        """Load it.
+
+        Raises:
+            FileNotFoundError: no such folder or id, or no network.
+            ValueError: a view word that the tokenizer takes apart.
+        """
+        from transformers import AutoModelForMaskedLM, AutoTokenizer  # here, because few runs need them
+
+        source = Path(path_or_id).expanduser() if Path(path_or_id).expanduser().is_dir() else path_or_id
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            self.model = AutoModelForMaskedLM.from_pretrained(source).eval()
+        except OSError as error:
+            reason = str(error).splitlines()[0].rstrip(". ")
+            raise FileNotFoundError(
+                f"text.debiasing.model: {path_or_id!r} cannot be loaded: {reason}; use a folder or the hub id of a "
+                "masked language model, or list the words by hand (text.debiasing.back and the like)"
+            ) from error
+        self.words = self.tokenizer.convert_tokens_to_ids(list(VIEW_WORDS))
+        unknown = [word for word, index in zip(VIEW_WORDS, self.words, strict=True) if self._is_unknown(index)]
+        if unknown:
+            raise ValueError(
+                f"text.debiasing.model: {path_or_id!r} has no single token for {', '.join(unknown)}; "
+                "use another model, such as bert-base-uncased"
+            )
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Float[Tensor, "prompts views"]:
+        """Probabilities of ``VIEW_WORDS`` among themselves."""
+        sentences = [SENTENCE.format(mask=self.tokenizer.mask_token, prompt=prompt) for prompt in prompts]
+        batch = self.tokenizer(sentences, padding=True, return_tensors="pt")
+        masked = batch.input_ids == self.tokenizer.mask_token_id
+        return self.model(**batch).logits[masked][:, self.words].float().softmax(dim=-1)
+
+    def _is_unknown(self, index: int | None) -> bool:
+        return index is None or index == self.tokenizer.unk_token_id
+
+
+def contradicting_words(prompt: str, config: DebiasingConfig) -> dict[str, tuple[str, ...]]:
+    """For each view word, the words that its prompt goes without.
+
+    Raises:
+        ValueError: nothing would be left of a view's prompt.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    if config.model is not None:
+        candidates = config.candidates or words_of(prompt)
+        found = find_contradictions(prompt, candidates, ViewLanguageModel(config.model), config.threshold)
+    dropped = {view: (*config.listed(view), *found.get(view, ())) for view in VIEW_WORDS}
+    for view, words in dropped.items():
+        rest = without_words(prompt, words)
+        if not words_of(rest):
+            raise ValueError(
+                f"text.debiasing: the {view} view's prompt would lose all its words ({', '.join(words)}); "
+                "lower threshold, set candidates, or list fewer words"
+            )
+        if rest != prompt:
+            logger.warning("debiasing: the %s view's prompt is %r", view, rest)
+    return dropped
+
+
+def find_contradictions(
+    prompt: str,
+    candidates: tuple[str, ...],
+    likelihoods: Callable[[list[str]], Float[Tensor, "prompts views"]],
+    threshold: float,
+) -> dict[str, tuple[str, ...]]:
+    """Candidates that make a view's word less likely than ``threshold`` times what it is without them."""
+    present = [word for word in dict.fromkeys(candidates) if words_of(without_words(prompt, (word,)))]
+    rows = likelihoods([prompt, *(without_words(prompt, (word,)) for word in present)])
+    factors = rows[:1] / rows[1:]
+    return {
+        view: tuple(word for word, factor in zip(present, column, strict=True) if factor < threshold)
+        for view, column in zip(VIEW_WORDS, factors.T.tolist(), strict=True)
+    }
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Its words, each once, in order."""
+    return tuple(dict.fromkeys(re.findall(r"[\w'-]+", text)))
+
+
+def without_words(text: str, words: tuple[str, ...]) -> str:
+    """The text less some whole words in any case of letters; spaces and commas that they leave behind go too."""
+    if not words:
+        return text
+    pattern = "|".join(re.escape(word) for word in words)
+    text = re.sub(rf"(?<![\w'-])(?:{pattern})(?![\w'-])", " ", text, flags=re.IGNORECASE)
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+,", ",", text)
+    return re.sub(r"(?:,\s*)+(?=,|$)", "", text).strip(" ,")

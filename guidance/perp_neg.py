@@ -1,0 +1,104 @@
+"""Perp-Neg: keep away from other views, without weakening what they share with the one that is wanted.
+
+Armandpour et al. 2023 (arXiv 2304.04968). With delta = eps_c - eps_u of the wanted text and delta_i = eps_i - eps_u
+of a text to keep away from, only the part of delta_i that is perpendicular to delta counts:
+
+    eps_u + s (delta - sum_i w_i delta_i_perp),   delta_i_perp = delta_i - (<delta_i, delta> / ||delta||^2) delta.
+
+All is linear in differences at one x_t, so it means the same in eps, v and flow.
+
+The texts are the other views' prompts, such as "a red mug, front view" for a camera at the back. The paper blends
+the prompts of neighbouring views and lets w_i decay with the blend; here each camera has one view word, and w_i
+grows with the angle between the camera and view i: in proportion up to 90 degrees, then constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from guidance.prior import TextEmbeddings
+from guidance.prompts import PromptEmbeddings
+from guidance.schedule import Latents
+from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
+
+
+@dataclass(frozen=True)
+class PerpNegConfig:
+    """How strongly every other view is kept away from each view word; all 0: not at all, and at no cost."""
+
+    front: float = 0.0  # against a second face: about 1
+    side: float = 0.0
+    back: float = 0.0
+    overhead: float = 0.0
+    bottom: float = 0.0
+
+    def __post_init__(self) -> None:
+        for word, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"{word}: {weight:g} must be 0 or more; 1 keeps other views clearly away from it")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The view words to keep away from."""
+        return tuple(word for word, weight in self.weights.items() if weight)
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """Texts to keep away from, a row for each sample, and how strongly."""
+
+    texts: tuple[TextEmbeddings, ...]
+    weights: Float[Tensor, "texts batch"]
+
+
+def avoided_views(prompts: PromptEmbeddings, cameras: Cameras, config: PerpNegConfig) -> Avoided | None:
+    """The other views' prompts for each camera; None where the configuration avoids nothing."""
+    if not config.words:
+        return None
+    rows = [VIEW_WORDS.index(word) for word in config.words]
+    texts = tuple(prompts.views[row : row + 1].expand(len(cameras)) for row in rows)
+    return Avoided(texts, view_weights(cameras, config, prompts.view_thresholds))
+
+
+def view_weights(cameras: Cameras, config: PerpNegConfig, thresholds: ViewThresholds) -> Float[Tensor, "words batch"]:
+    """w_i of each of the configuration's words; 0 for a camera's own word."""
+    own = view_index(cameras.azimuth_deg, cameras.elevation_deg, thresholds)
+    x, y, z = torch.nn.functional.normalize(cameras.c2w[:, :3, 3].float(), dim=-1).unbind(-1)
+    cosines = {"front": z, "side": x.abs(), "back": -z, "overhead": y, "bottom": -y}
+    rows = []
+    for word in config.words:
+        right_angles = torch.acos(cosines[word].clamp(-1, 1)) / (math.pi / 2)
+        rows.append(config.weights[word] * right_angles.clamp(max=1) * (own != VIEW_WORDS.index(word)))
+    return torch.stack(rows)
+
+
+def perpendicular(delta: Latents, main: Latents) -> Latents:
+    """The part of ``delta`` that is perpendicular to ``main``, sample by sample; all of it where ``main`` is 0."""
+    dims = tuple(range(1, main.ndim))
+    norm = main.square().sum(dim=dims, keepdim=True)
+    share = (delta * main).sum(dim=dims, keepdim=True) / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    return delta - share * main
+
+
+def perp_neg(
+    unconditional: Latents,
+    conditional: Latents,
+    avoided: tuple[Latents, ...],
+    weights: Float[Tensor, "texts batch"],
+    scale: float,
+) -> Latents:
+    """Classifier-free guidance of the given scale, away from the avoided predictions."""
+    main = conditional - unconditional
+    direction = main
+    for prediction, weight in zip(avoided, weights.to(main), strict=True):
+        direction = direction - weight.view(-1, 1, 1, 1) * perpendicular(prediction - unconditional, main)
+    return unconditional + scale * direction

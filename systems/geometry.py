@@ -1,0 +1,112 @@
+"""Stage 2: particles of surfaces, which start from the radiance fields of stage 1.
+
+Signed distances and vertex offsets on a lattice (DMTet) are pulled by SDS; VSD would add nothing at the
+resolution of such a mesh. Training shows the surface's normals as colours, as in the paper, or for a prior
+that has never seen a normal map the radiance field's colours in a light from above. The radiance fields
+stay as they are; their weights lie in the checkpoint too, so that a surface can be shown and exported, and
+stage 3 begun, without the run of stage 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from configs.schema import RunConfig
+from guidance.prior import DiffusionPrior
+from guidance.prompts import PromptEmbeddings
+from models.background import Background
+from models.scene import Particles
+from models.sdf_field import SDFField
+from renderers.mesh_renderer import Shading, SurfacePoints, normal_colors
+from renderers.output import RenderedMesh
+from systems.level_picture import level_picture
+from systems.mesh_level import RayExtremes, silhouette_level
+from systems.mesh_scenes import MeshScenes, MeshSystem, rendered
+from systems.nerf import NeRFParticles
+from systems.pictures import Picture, column, write_png
+from systems.scenes import Surface, orbit
+from systems.source import load_source
+
+LEVEL_VIEWS = 4  # in level.png
+LEVEL_SIZE = 128  # pixels a side of each
+RELIEF = 0.3  # how much brighter than a wall a surface that faces up is; below, it is as much darker
+
+
+class GeometryParticles(MeshScenes):
+    """Surfaces, each with the radiance field that it started from."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.particles = nn.ModuleList(SDFField(config.surface.field) for _ in range(config.particles))
+        self.originals = Particles(config.scene, config.particles, config.seed).requires_grad_(False)
+
+    def begin(self, folder: Path | None) -> None:
+        """Start from the level sets of the source's densities; ``level.png`` shows how they were chosen.
+
+        Raises:
+            ValueError: a density's level set is empty or fragmented; the message names levels that would work.
+        """
+        device = self.particles[0].sdf.device
+        source = load_source(self.config, NeRFParticles).to(device)
+        self.originals.load_state_dict(source.particles.state_dict())
+        pictures = []
+        for index, surface in enumerate(self.particles):
+            try:
+                rays, level = source.extremes(index), self.config.surface.level
+                level = silhouette_level(rays) if level is None else level
+                bounds = source.config.render.volume.bounds
+                surface.initialize(source.particles[index].field.density, level, bounds=bounds)
+            except ValueError as error:
+                raise ValueError(
+                    f"source: particle {index} of {self.config.source}: {error}; surface.level sets the level"
+                ) from error
+            pictures.append(self._level_picture(index, source, rays, level))
+        if folder is not None:
+            write_png(folder / "level.png", column(pictures))
+
+    def _level_picture(self, particle: int, source: NeRFParticles, rays: RayExtremes, level: float) -> Picture:
+        cameras = orbit(self.config, LEVEL_VIEWS)
+        views = [scenes.render_views(particle, cameras, LEVEL_SIZE) for scenes in (source, self)]
+        chosen = "chosen" if self.config.surface.level is None else "set by surface.level"
+        return level_picture(*views, rays, level, f"particle {particle}: density {level:.3g}, {chosen}")
+
+    def mesh(self, particle: int) -> RenderedMesh:
+        return rendered(*self.particles[particle]())
+
+    def shading(self, particle: int) -> Shading:
+        if self.config.surface.shading == "normals":
+            return normal_colors
+        field = self.originals[particle].field
+
+        def lit(points: SurfacePoints) -> Float[Tensor, "n 3"]:
+            # Colours are where they are: the surface is moved by its outline and by the light on it alone.
+            with torch.no_grad():
+                colors = field(points.positions.detach()).rgb
+            return (colors * (1 + RELIEF * points.normals[:, 1:2])).clamp(max=1.0)
+
+        return lit
+
+    def background(self, particle: int) -> Background:
+        return self.originals[particle].background
+
+    @torch.no_grad()
+    def surface(self, particle: int) -> Surface:
+        """The surface in the radiance field's colours, whatever training shows."""
+        field = self.originals[particle].field
+        vertices, faces = self.particles[particle]()
+        return Surface(vertices, faces, lambda points: field(points).rgb)
+
+
+class GeometrySystem(MeshSystem):
+    """Radiance fields to surfaces."""
+
+    stage = "geometry"
+    scenes_class = GeometryParticles
+    regularizers = ("normal_consistency", "laplacian")
+
+    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
+        super().__init__(config, prior, prompts, GeometryParticles(config))

@@ -1,0 +1,88 @@
+"""What the stages geometry and texture have in common: particles with a surface, seen by the mesh renderer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from configs.schema import RunConfig
+from models.background import Background
+from models.mesh_geometry import mesh_edges
+from renderers.cameras import Cameras
+from renderers.mesh_renderer import MeshRenderer, Shading
+from renderers.output import RenderedMesh, RenderOutput
+from systems.backgrounds import plain_background, training_background
+from systems.base import DistillationSystem
+from systems.collapse import CollapseError
+from systems.scenes import Scenes
+from systems.seeding import Purpose
+
+
+class MeshScenes(Scenes):
+    """Particles that are triangles and a function from their points to colours."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.renderer = MeshRenderer(config.render.mesh)
+
+    @abstractmethod
+    def mesh(self, particle: int) -> RenderedMesh:
+        """The surface, with a graph where the stage optimises it.
+
+        Raises:
+            ValueError: it has vanished.
+        """
+
+    @abstractmethod
+    def shading(self, particle: int) -> Shading:
+        """The colours that training shows."""
+
+    @abstractmethod
+    def background(self, particle: int) -> Background: ...
+
+    @torch.no_grad()
+    def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
+        """Views without gradient, in front of the particle's background; they have normals, asked for or not."""
+        mesh = self.mesh(particle)
+        cameras = cameras.to(mesh.vertices.device)
+        with torch.autocast(mesh.vertices.device.type, enabled=False):
+            background = plain_background(self.config.render, self.background(particle), cameras, size)
+            return self.draw(particle, mesh, cameras, size, background)
+
+    def draw(
+        self, particle: int, mesh: RenderedMesh, cameras: Cameras, size: int, background: torch.Tensor
+    ) -> RenderOutput:
+        """Views of a mesh in the particle's colours, with gradient."""
+        shade = self.shading(particle)
+        return self.renderer.render(mesh.vertices, mesh.faces, shade, cameras, size, size, background, edges=mesh.edges)
+
+    def backend(self, device: torch.device) -> str:
+        return f"rasterizer: {self.renderer.rasterizer.backend_on(device)}"
+
+
+class MeshSystem(DistillationSystem):
+    """Text to surfaces by score distillation."""
+
+    scene: MeshScenes
+
+    def render_training_views(self, iteration: int, particle: int, cameras: Cameras) -> RenderOutput:
+        """Views in front of the learnt background or a random colour.
+
+        Without autocast: bfloat16 vertices would be off by pixels.
+        """
+        config = self.config.render
+        generator = self._stream(Purpose.BACKGROUND, iteration)
+        with torch.autocast(self.device.type, enabled=False):
+            try:
+                mesh = self.scene.mesh(particle)
+            except ValueError as error:
+                advice = "a lower optimizer.lr_geometry or guidance.guidance_scale, or a source with more matter"
+                raise CollapseError(f"particle {particle} has no surface ({error})", iteration, advice) from error
+            self.figures["render/faces"] = float(len(mesh.faces))
+            background = training_background(config, self.scene.background(particle), cameras, generator)
+            return self.scene.draw(particle, mesh, cameras, config.size, background)
+
+
+def rendered(vertices: torch.Tensor, faces: torch.Tensor) -> RenderedMesh:
+    return RenderedMesh(vertices, faces, mesh_edges(faces))
