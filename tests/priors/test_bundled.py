@@ -8,7 +8,9 @@ from diffusers import StableDiffusionPipeline
 from guidance.checksums import verify_checksums
 from priors.assemble import DEFAULT_PRIOR
 from priors.evaluate import sample_pictures
+from priors.judge_model import DEFAULT_JUDGE, load_judge
 from priors.train_autoencoder import psnr
+from priors.train_judge import measure
 from priors.world.appearance import COLORS
 from priors.world.captions import vocabulary
 from priors.world.dataset import sample_instance
@@ -75,3 +77,13 @@ def test_samples_have_the_colour_that_was_asked_for(pipeline):
     pictures = sample_pictures(pipeline, prompts, steps=12, scale=3.0, seed=0)
     right = [_object_color(picture) == color for picture, color in zip(pictures, wanted, strict=True)]
     assert np.mean(right) >= 0.6
+
+
+def test_the_judge_is_small_and_reads_fresh_pictures():
+    assert sum(path.stat().st_size for path in DEFAULT_JUDGE.rglob("*") if path.is_file()) <= 12e6
+    instances = [sample_instance(303, i) for i in range(250)]
+    images, labels = np.stack([each.picture() for each in instances]), [each.labels() for each in instances]
+    accuracy = measure(load_judge(), images, labels)
+    # Its card's figures are of 4,000 pictures; 250 leave a standard error of more than a point.
+    assert accuracy["class"] >= 0.95 and accuracy["color"] >= 0.95
+    assert accuracy["pattern"] >= 0.9 and accuracy["view"] >= 0.9
