@@ -13,6 +13,7 @@ from guidance.vsd import ScoreDistillation
 from renderers.output import RenderOutput
 from systems.callbacks.collapse import CollapseDetection, measure
 from systems.collapse import CollapseError, require_finite
+from systems.nerf import NeRFParticles
 from systems.run import train
 from tests.systems.tiny_runs import load, with_output
 
@@ -22,10 +23,13 @@ def views(opacity: float, rgb: float) -> RenderOutput:
     return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity, None, None, None)
 
 
-def look(detection: CollapseDetection, seen: RenderOutput, particle: int = 0, times: int = 1) -> None:
+def look(
+    detection: CollapseDetection, seen: RenderOutput, particle: int = 0, times: int = 1, may_be_opaque: bool = False
+) -> None:
     report = SimpleNamespace(particle=particle, views=seen)
+    system = SimpleNamespace(report=report, iteration=9, scene=SimpleNamespace(may_be_opaque=may_be_opaque))
     for _ in range(times):
-        detection.on_train_batch_end(SimpleNamespace(world_size=1), SimpleNamespace(report=report, iteration=9))
+        detection.on_train_batch_end(SimpleNamespace(world_size=1), system)
 
 
 @pytest.fixture
@@ -69,7 +73,10 @@ def test_a_living_look_resets_and_particles_are_told_apart(detection) -> None:
 def test_what_is_meant_to_be_opaque_may_be(config) -> None:
     init = replace(config.scene.field.density_init, kind="scene")
     scene = replace(config.scene, field=replace(config.scene.field, density_init=init))
-    look(CollapseDetection(replace(config, scene=scene, collapse=CollapseConfig(patience=1))), views(1.0, 0.5), times=9)
+    assert NeRFParticles(replace(config, scene=scene)).may_be_opaque
+    assert not NeRFParticles(config).may_be_opaque
+    impatient = CollapseDetection(replace(config, collapse=CollapseConfig(patience=1)))
+    look(impatient, views(1.0, 0.5), times=9, may_be_opaque=True)
     look(CollapseDetection(replace(config, collapse=CollapseConfig(enabled=False))), views(0.0, 0.0), times=99)
 
 
