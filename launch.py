@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from configs.errors import MISTAKES, ConfigError, describe, is_user_mistake
 
 if TYPE_CHECKING:  # importing PyTorch takes seconds: help and the plainest mistakes don't wait for it
+    from configs.lineage import Earlier
     from configs.schema import RunConfig
 
 DONE, MISTAKE, COLLAPSED, INTERRUPTED = 0, 2, 3, 130
@@ -35,8 +36,8 @@ DESCRIPTION = """\
 Turn a prompt into a 3D object by Variational Score Distillation.
 
   key=value   any field of configs/schema.py, such as prompt="a red mug" render.size=96 particles=4
-  prior=...   mini (bundled, the default), sd21, sd15, a folder in diffusers' format, or a hub id (owner/name):
-              the frozen text-to-image model, with the settings of configs/prior/<name>.yaml
+  prior=...   mini (bundled, the default), sd15, sd21, sdxl, sd35, flux, a folder in diffusers' format, or a hub id
+              (owner/name): the frozen text-to-image model, with the settings of configs/prior/<name>.yaml
   from=RUN    for the stages geometry and texture: the run to go on from, its folder or one of its checkpoints;
               prompt, particles, seed, prior and the world's radius are that run's
   A pipeline (configs/prolific.yaml) runs several stages: key=value is for all, STAGE.key=value for one.
@@ -189,7 +190,9 @@ def _plan_new_run(options: argparse.Namespace, arguments: Sequence[str], overrid
     return [Plan("train", loaded.config, folder, None, is_new, origin, loaded.overruled)]
 
 
-def _with_source(options: argparse.Namespace, overrides: dict[str, str], required: bool = True) -> tuple:
+def _with_source(
+    options: argparse.Namespace, overrides: dict[str, str], required: bool = True
+) -> tuple[dict[str, str], Earlier | None]:
     """The overrides without the source, and the run that it names."""
     from configs import runs
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -58,13 +59,23 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
     else:
         command = [sys.executable, "launch.py", "--config", config, f"prompt={prompt}"]
         command += [f"output.folder={folder}", "output.run=benchmark", *overrides]
-    log = folder / f"{slug(prompt)}.log"
+    log = folder / Path(config).stem / f"{slug(prompt)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with open(log, "a", encoding="utf-8") as stream:
-        subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, check=True)
-    (run / "wall_seconds.json").write_text(json.dumps(time.monotonic() - started), encoding="utf-8")
+        status = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT).returncode
+    if run.is_dir():
+        earlier = wall_seconds(run)
+        (run / "wall_seconds.json").write_text(json.dumps(earlier + time.monotonic() - started), encoding="utf-8")
+    if status:
+        raise SystemExit(f"{shlex.join(command)}: exit status {status}; its output is in {log}")
     return run
+
+
+def wall_seconds(run: Path) -> float:
+    """What all calls for a run have taken together; a call that was killed doesn't count."""
+    path = run / "wall_seconds.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
 
 
 @torch.no_grad()
@@ -94,8 +105,7 @@ def main() -> None:
     for prompt in benchmark_prompts()[: args.prompts]:
         folder = run_prompt(prompt, args.folder, args.config, overrides)
         runs.append(judge_run(folder, judge))
-        seconds = json.loads((folder / "wall_seconds.json").read_text(encoding="utf-8"))
-        print(f"| {prompt} | {seconds / 60:.1f} | {_row(runs[-1])} |", flush=True)
+        print(f"| {prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
     mean = {key: float(np.mean([getattr(run, key) for run in runs])) for key in _FIGURES}
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
     if args.particles > 1:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import torch
 import yaml
@@ -214,6 +214,9 @@ def _assign(merged: DictConfig, key: str, value: Any, kind: Any) -> str | None:
     kinds = alternatives(kind)
     if str in kinds and not isinstance(value, str) and not (value is None and NoneType in kinds):
         return f"not {kind_name(kind)}; put it in quotes"  # YAML reads yes, 1e3 and 12:30 as other things
+    of_texts = get_origin(kind) is tuple and get_args(kind)[0] is str and isinstance(value, (list, tuple))
+    if of_texts and not all(isinstance(part, str) for part in value):
+        return f"not {kind_name(kind)}; put each in quotes"
     if value == "???":
         return "OmegaConf's mark for a missing value; write something else"
     try:

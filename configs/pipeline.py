@@ -116,13 +116,18 @@ def load_stages(stages: list[Stage], overrides: dict[str, str]) -> list[LoadedCo
             f"{stages[0].config}: a pipeline cannot begin with the stage {first!r}, which goes on from the stage "
             f"{EARLIER_STAGE[first]!r}; put a configuration of that before it"
         )
-    devices = max(each.config.trainer.devices for each in loaded)
+    check_devices([each.config for each in loaded])
+    return loaded
+
+
+def check_devices(configs: Sequence[RunConfig]) -> None:
+    """Raise a ConfigError where a stage wants several processes, of which all but one would start the others anew."""
+    devices = max((config.trainer.devices for config in configs), default=1)
     if devices > 1:
         raise ConfigError(
-            f"trainer.devices: {devices}, but the stages of a pipeline run in one process; run them one by one: "
-            + ", ".join(f"--config {stage.config}" for stage in stages)
+            f"trainer.devices: {devices}, but the stages of a pipeline run in one process; run them one by one, such "
+            "as --config configs/vsd-geometry.yaml from=RUN"
         )
-    return loaded
 
 
 def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tuple[Path, list[StageRun]]:
@@ -147,7 +152,7 @@ def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tu
 
 
 def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> list[StageRun]:
-    """What is left to do of a pipeline; finished stages, those with their last checkpoint, are left out.
+    """What is left to do of a pipeline; finished stages, those with last checkpoint and results, are left out.
 
     Raises:
         ConfigError: a change to a stage that is finished, or that would make another result.
@@ -171,6 +176,7 @@ def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> lis
             wanted = replace(wanted, source=str(folders[number - 1].absolute() / NEWEST))
         write_config(wanted, folder, arguments)
         runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
+    check_devices([run.config for run in runs])
     return runs
 
 

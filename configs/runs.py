@@ -293,7 +293,7 @@ def check_same_name(option: str, folder: Path, saved: RunConfig, asked: RunConfi
 def check_same_source(option: str, folder: Path, saved: RunConfig, source: str) -> None:
     """Raise a ConfigError where ``from=`` names another run than the one that a run went on from."""
     given, _ = find_checkpoint("from", Path(source).expanduser())
-    if saved.source is None or Path(saved.source).parent.parent != given.absolute():
+    if saved.source is None or Path(saved.source).resolve().parent.parent != given.resolve():
         raise ConfigError(
             f"{option}: the run in {folder} went on from {saved.source or 'nothing'}, not from {given}; leave out from="
         )

@@ -319,6 +319,11 @@ class RunConfig:
                 f"source: {self.source!r} is given, but the stage {self.stage!r} starts from nothing; leave it out, or "
                 "take a configuration that goes on from a run, such as configs/vsd-geometry.yaml"
             )
+        if self.guidance.perp_neg.words and "{view}" not in self.text.view_template:
+            raise ValueError(
+                "text.view_template: names no {view}, but guidance.perp_neg keeps away from other views' prompts, "
+                "which would be the prompt itself; add {view}, or set the weights to 0"
+            )
         if self.logger not in ("csv", "wandb"):
             raise ValueError(f"logger: {self.logger!r} is not one of csv, wandb")
         _positive(self, "iterations", "particles")

@@ -70,7 +70,8 @@ class ClipGuidance(nn.Module):
         """
         texts = prompts.for_cameras(cameras)
         images = images.detach().requires_grad_()
-        with torch.enable_grad():
+        # Without autocast: all is float32, and no loss scale protects a gradient that is taken here.
+        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             features = self.model.encode_images(images)
             loss = losses.clip_loss(features, texts.conditional.tokens[:, 0], texts.unconditional.tokens[:, 0])
             (gradient,) = torch.autograd.grad(self.config.guidance_scale * loss.sum(), images)

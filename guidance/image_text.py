@@ -138,5 +138,6 @@ def load_image_text_model(path_or_id: str | Path, device: torch.device | str = "
         FileNotFoundError: neither.
         ValueError: weights that are not what their checksums say.
     """
-    kind = BundledJudge if (Path(path_or_id) / JUDGE_FILE).is_file() else Clip
-    return kind(path_or_id, torch.device(device))
+    folder = Path(path_or_id).expanduser()
+    kind = BundledJudge if (folder / JUDGE_FILE).is_file() else Clip
+    return kind(folder if folder.is_dir() else path_or_id, torch.device(device))

@@ -41,6 +41,8 @@ class InversionConfig:
                 f"interval: {self.interval:g} is no part of the noise schedule; use a number in (0, 1], such as "
                 "ISM's 0.05, or null for steps of equal length"
             )
+        if self.interval is not None and self.steps < 2:
+            raise ValueError(f"steps: {self.steps} leaves none before the interval; use at least 2, or interval=null")
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale: {self.guidance_scale:g} must be finite; 0 reads no text")
 

@@ -164,7 +164,7 @@ class GradientDiagnostics:
     """Root mean squares over each sample, to see what the gradient is made of."""
 
     gradient: Float[Tensor, "batch"]  # w(t) (eps_pretrain - baseline), before clipping
-    guidance: Float[Tensor, "batch"]  # w(t) (s - 1) (eps_c - eps_u): the part due to classifier-free guidance
+    guidance: Float[Tensor, "batch"]  # w(t) (s - 1) (eps_c - eps_u), and Perp-Neg's part: what guidance adds
     residual: Float[Tensor, "batch"]  # w(t) (eps_c - baseline): the part that vanishes when renders look real
 
 

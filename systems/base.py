@@ -62,20 +62,15 @@ class DistillationSystem(LightningModule, ABC):
     iteration: Tensor
     report: StepReport  # of the last iteration
 
-    def __init__(
-        self, config: RunConfig, prior: DiffusionPrior | ImageTextModel, prompts: PromptEmbeddings, scene: Scenes
-    ) -> None:
-        """Put the parts together.
+    scene: Scenes  # theta; its parameters are the scene optimizer's
 
-        Args:
-            prior: what pulls; for CLIP guidance an image-text model.
-            scene: theta; its parameters are the scene optimizer's.
-        """
+    def __init__(self, config: RunConfig, prior: DiffusionPrior | ImageTextModel, prompts: PromptEmbeddings) -> None:
+        """Put the parts together; ``prior`` is what pulls, for CLIP guidance an image-text model."""
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.prompts = prompts
-        self.scene = scene
+        self.scene = self.scenes_class(config)
         initialisation = stream(config.seed, 0, Purpose.INITIALISATION)
         self.guidance = build_guidance(prior, config.guidance, config.estimator, initialisation)
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))

@@ -16,8 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptEmbeddings
 from models.background import Background
 from models.scene import Particles
 from models.sdf_field import SDFField
@@ -107,6 +105,3 @@ class GeometrySystem(MeshSystem):
     stage = "geometry"
     scenes_class = GeometryParticles
     regularizers = ("normal_consistency", "laplacian")
-
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
-        super().__init__(config, prior, prompts, GeometryParticles(config))

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
-from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptEmbeddings
 from models.image import PixelImage
 from models.scene import particle_generator
 from renderers.cameras import Cameras
@@ -59,9 +57,6 @@ class ImageSystem(DistillationSystem):
     stage = "image"
     scenes_class = PixelImages
     scene: PixelImages
-
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
-        super().__init__(config, prior, prompts, PixelImages(config))
 
     def draw_cameras(self, iteration: int) -> Cameras:
         return orbit(self.config, 1)[torch.zeros(self.config.render.views, dtype=torch.int64)].to(self.device)

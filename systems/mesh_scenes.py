@@ -43,11 +43,19 @@ class MeshScenes(Scenes):
 
     @torch.no_grad()
     def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
-        """Views without gradient, in front of the particle's background; they have normals, asked for or not."""
-        mesh = self.mesh(particle)
-        cameras = cameras.to(mesh.vertices.device)
-        with torch.autocast(mesh.vertices.device.type, enabled=False):
+        """Views without gradient, in front of the particle's background; they have normals, asked for or not.
+
+        Of a surface that has vanished, the background: the next step of training, or the export, says so.
+        """
+        device = next(self.parameters()).device
+        cameras = cameras.to(device)
+        with torch.autocast(device.type, enabled=False):
             background = plain_background(self.config.render, self.background(particle), cameras, size)
+            try:
+                mesh = self.mesh(particle)
+            except ValueError:
+                nothing = torch.zeros_like(background)
+                return RenderOutput(background, nothing[..., :1], nothing[..., :1], nothing, None, None)
             return self.draw(particle, mesh, cameras, size, background)
 
     def draw(

@@ -6,8 +6,6 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
-from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptEmbeddings
 from models.mesh import extract_mesh
 from models.scene import Particles
 from renderers.cameras import Cameras
@@ -103,9 +101,6 @@ class NeRFSystem(DistillationSystem):
     scenes_class = NeRFParticles
     regularizers = ("entropy", "sparsity", "opacity_binary", "transmittance")
     scene: NeRFParticles
-
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
-        super().__init__(config, prior, prompts, NeRFParticles(config))
 
     def prepare(self, iteration: int) -> None:
         """Update the occupancy grids when it is time."""

@@ -115,7 +115,7 @@ def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
     scene, iteration = load_scene(config, checkpoint)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    cameras = orbit(config, TEST_VIEWS)
+    cameras = orbit(config, 1 if scene.is_flat else TEST_VIEWS)  # a picture looks the same from everywhere
     particles = []
     for particle in range(config.particles):
         views = scene.render_views(particle, cameras, config.render.size)

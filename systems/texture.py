@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptEmbeddings
 from models.background import Background
 from models.mesh_geometry import area_vectors
 from models.scene import particle_generator
@@ -84,9 +82,6 @@ class TextureSystem(MeshSystem):
 
     stage = "texture"
     scenes_class = TextureParticles
-
-    def __init__(self, config: RunConfig, prior: DiffusionPrior, prompts: PromptEmbeddings) -> None:
-        super().__init__(config, prior, prompts, TextureParticles(config))
 
 
 def fit(field: TextureField, surface: Surface, iterations: int, generator: torch.Generator) -> None:

@@ -22,8 +22,6 @@ from systems.scenes import Scenes, orbit
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
 SHEET_COLUMNS = 8  # pictures side by side
 STRIP_ROWS = 12  # stages of progress
-
-
 LOGGED_AS = {".mp4": log_video, ".glb": log_mesh, ".png": log_image}
 
 

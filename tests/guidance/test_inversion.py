@@ -95,7 +95,7 @@ def test_the_last_prediction_is_that_of_the_level_before(schedule) -> None:
 
 def test_levels_rise_and_end_at_t(schedule) -> None:
     t = torch.tensor([0, 3, 999])
-    for config in (InversionConfig(), InversionConfig(interval=0.2), InversionConfig(steps=1, interval=0.2)):
+    for config in (InversionConfig(), InversionConfig(interval=0.2), InversionConfig(steps=2, interval=0.2)):
         levels = inversion_levels(t, config, schedule)
         assert len(levels) == config.steps and torch.equal(levels[-1], t)
         assert (levels >= 0).all() and (levels.diff(dim=0) >= 0).all()
