@@ -94,7 +94,7 @@ class SceneOptimizerConfig:
 
     lr_grid: Knots = field(default_factory=lambda: [[0, 1e-2]])
     lr_mlp: Knots = field(default_factory=lambda: [[0, 1e-3]])
-    lr_image: Knots = field(default_factory=lambda: [[0, 3e-2]])  # of logits
+    lr_image: Knots = field(default_factory=lambda: [[0, 3e-2]])  # of the spectrum of logits
     lr_geometry: Knots = field(default_factory=lambda: [[0, 5e-3]])  # of signed distances (scene units) and offsets
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-15

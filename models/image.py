@@ -13,19 +13,32 @@ from torch import Tensor, nn
 class ImageConfig:
     """How a picture begins."""
 
-    spread: float = 0.5  # standard deviation of the first logits: pixels around mid-grey
+    spread: float = 0.5  # standard deviation of the first logits: colours around mid-grey
 
     def __post_init__(self) -> None:
         if self.spread < 0:
             raise ValueError(f"spread: {self.spread:g} must be 0 or more; 0 starts from plain grey")
 
 
-class PixelImage(nn.Module):
-    """rgb = sigmoid(logits): colours stay in [0, 1], and no gradient is lost at the ends as by a clamp."""
+class FourierImage(nn.Module):
+    """rgb = sigmoid(logits), and the logits are the inverse Fourier transform of the parameters, over frequency.
+
+    Adam moves all parameters by about as much. Were they pixels, an encoder's sensitivity to fine noise would fill
+    the picture with it; as a spectrum weighted by 1 / f, that of natural pictures, shapes come first (Olah et al.
+    2017, Feature Visualization, https://distill.pub/2017/feature-visualization). The sigmoid keeps colours in [0, 1].
+    """
 
     def __init__(self, config: ImageConfig, size: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.logits = nn.Parameter(config.spread * torch.randn(size, size, 3, generator=generator))
+        self.size = size
+        frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
+        falloff = 1 / frequency.clamp(min=1 / size)
+        # Parameters of variance 1 are logits of variance 1.
+        self.register_buffer("falloff", falloff / falloff.square().mean().sqrt(), persistent=False)
+        shape = (3, size, size // 2 + 1, 2)
+        self.spectrum = nn.Parameter(config.spread / 2**0.5 * torch.randn(shape, generator=generator))
 
     def forward(self) -> Float[Tensor, "height width 3"]:
-        return torch.sigmoid(self.logits)
+        spectrum = torch.view_as_complex(self.spectrum) * self.falloff
+        logits = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
+        return torch.sigmoid(logits).permute(1, 2, 0)

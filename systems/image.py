@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
-from models.image import PixelImage
+from models.image import FourierImage
 from models.scene import particle_generator
 from renderers.cameras import Cameras
 from renderers.output import RenderOutput
@@ -18,7 +18,7 @@ from systems.base import DistillationSystem
 from systems.scenes import Scenes, Surface, orbit
 
 
-class PixelImages(Scenes):
+class Pictures(Scenes):
     """n pictures."""
 
     is_flat = True
@@ -28,7 +28,8 @@ class PixelImages(Scenes):
         super().__init__(config)
         size = config.render.size
         self.particles = nn.ModuleList(
-            PixelImage(config.image, size, particle_generator(config.seed, index)) for index in range(config.particles)
+            FourierImage(config.image, size, particle_generator(config.seed, index))
+            for index in range(config.particles)
         )
 
     @torch.no_grad()
@@ -48,15 +49,15 @@ class PixelImages(Scenes):
         )
 
     def backend(self, device: torch.device) -> str:
-        return "pixels"
+        return "picture: Fourier transform"
 
 
 class ImageSystem(DistillationSystem):
     """Text to pictures by score distillation; a view is one more noise for the same picture."""
 
     stage = "image"
-    scenes_class = PixelImages
-    scene: PixelImages
+    scenes_class = Pictures
+    scene: Pictures
 
     def draw_cameras(self, iteration: int) -> Cameras:
         return orbit(self.config, 1)[torch.zeros(self.config.render.views, dtype=torch.int64)].to(self.device)

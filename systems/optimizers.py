@@ -73,6 +73,6 @@ def scale_gradients(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""],
 
 
 def _group(name: str) -> str:
-    """Tables of hash grids, logits of pictures, lattices of surfaces, and all else: the small networks."""
-    kinds = {"table": "grid", "logits": "image", "sdf": "geometry", "offsets": "geometry"}
+    """Tables of hash grids, spectra of pictures, lattices of surfaces, and all else: the small networks."""
+    kinds = {"table": "grid", "spectrum": "image", "sdf": "geometry", "offsets": "geometry"}
     return kinds.get(name.rsplit(".", 1)[-1], "mlp")

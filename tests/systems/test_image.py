@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from configs.schema import RunConfig
-from models.image import ImageConfig, PixelImage
+from models.image import FourierImage, ImageConfig
 from systems.run import export, train
 from systems.stages import SYSTEMS, system_class
 
@@ -33,13 +33,23 @@ def test_a_run_moves_every_picture_and_leaves_a_sheet_and_a_strip(pictures, tmp_
     assert not list(tmp_path.glob("*.glb"))
 
 
-def test_gradient_reaches_every_pixel_and_colors_stay_in_range() -> None:
-    image = PixelImage(ImageConfig(spread=20.0), 8, torch.Generator().manual_seed(0))
-    rgb = image()
-    rgb.sum().backward()
-    assert rgb.min() >= 0 and rgb.max() <= 1
-    assert PixelImage(ImageConfig(spread=0.0), 8, torch.Generator()).forward().eq(0.5).all()
-    assert image.logits.grad.isfinite().all()
+@pytest.mark.parametrize("size", [8, 64])
+def test_spread_is_the_deviation_of_logits_and_shapes_outweigh_noise(size: int) -> None:
+    image = FourierImage(ImageConfig(spread=0.5), size, torch.Generator().manual_seed(0))
+    logits = torch.logit(image().detach()).movedim(-1, 0)
+    assert logits.std().item() == pytest.approx(0.5, rel=0.4)
+    power = torch.fft.rfft2(logits, norm="ortho").abs().square().mean(0)
+    assert power[1, 0] > 10 * power[size // 2, 0]
+    assert FourierImage(ImageConfig(spread=0.0), size, torch.Generator())().eq(0.5).all()
+
+
+def test_every_picture_has_its_spectrum() -> None:
+    image = FourierImage(ImageConfig(), 8, torch.Generator().manual_seed(0))
+    wanted = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+    spectrum = torch.fft.rfft2(torch.logit(wanted).permute(2, 0, 1), norm="ortho") / image.falloff
+    with torch.no_grad():
+        image.spectrum.copy_(torch.view_as_real(spectrum))
+    torch.testing.assert_close(image(), wanted)
 
 
 def test_a_picture_has_no_mesh(pictures, tmp_path: Path) -> None:
