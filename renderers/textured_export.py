@@ -108,11 +108,6 @@ def sample_texture(mesh: TexturedMesh, uv: Float[Tensor, "n 2"]) -> Float[Tensor
     return sampled[0, :, 0].T
 
 
-def vertex_colored(mesh: TexturedMesh) -> Mesh:
-    """The mesh with the texture's colours at its vertices, for formats without textures."""
-    return Mesh(mesh.vertices, mesh.faces, sample_texture(mesh, mesh.uv))
-
-
 def _checked(meters_per_unit: float) -> float:
     if not 0 < meters_per_unit < float("inf"):
         raise ValueError(f"meters_per_unit: {meters_per_unit:g} must be positive")
