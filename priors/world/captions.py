@@ -54,7 +54,7 @@ def sample_caption(class_name: str, color: str, pattern: str, view: str, rng: np
         class_name,
         color if rng.random() < 0.85 else None,
         pattern if name_pattern else None,
-        view if rng.random() < 0.75 else None,
+        view if rng.random() < 0.85 else None,
         str(rng.choice(_MEDIA)) if rng.random() < 0.1 else None,
     )
 

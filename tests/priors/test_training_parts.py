@@ -12,7 +12,7 @@ from priors.fitting import FitConfig, average_gradients, fit, lr_ratio
 from priors.judge_model import ATTRIBUTES, Judge, load_judge, save_judge
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
 from priors.train_autoencoder import augment as augment_autoencoder
-from priors.train_diffusion import build_scheduler, build_text_encoder, build_unet, min_snr_weight, tokenize
+from priors.train_diffusion import build_scheduler, build_text_encoder, build_unet, loss_weight, tokenize
 from priors.train_judge import away_from_view_borders
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, sample_caption, vocabulary
@@ -84,8 +84,10 @@ def test_noise_schedule_is_stable_diffusions():
     assert schedule.config.clip_sample is False
     assert schedule.alphas_cumprod[0] == pytest.approx(0.99915, abs=1e-5)
     assert schedule.alphas_cumprod[-1] == pytest.approx(0.0047, abs=1e-4)
-    weights = min_snr_weight(schedule.alphas_cumprod)
-    assert weights.max() == 1 and (weights.diff() >= -1e-6).all() and weights[0] < 0.01
+    weights = loss_weight(schedule.alphas_cumprod)
+    assert (weights.diff() >= -1e-6).all() and weights[0] < 0.01
+    late = schedule.alphas_cumprod < 0.5  # where the signal is the weaker part: 1 / alpha alone
+    torch.testing.assert_close(weights[late], schedule.alphas_cumprod[late].rsqrt())
 
 
 def test_augmentation_permutes_whole_channels_only():
