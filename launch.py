@@ -245,6 +245,8 @@ def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[
 
 def announce(plan: Plan) -> None:
     """Say what will be done, and by which settings; those that decide most come first."""
+    from configs.load import beyond_the_end
+
     config, cameras = plan.config, plan.config.cameras
     lines = {
         "config": f"{plan.origin}, on {config.trainer.accelerator}",
@@ -264,7 +266,8 @@ def announce(plan: Plan) -> None:
         lines["source"] = config.source
     if plan.checkpoint is not None:
         lines["go on"] = str(plan.checkpoint)
-    for name, text in [*lines.items(), *(("note", remark) for remark in plan.remarks)]:
+    remarks = [*plan.remarks, *(beyond_the_end(config) if plan.mode == "train" else ())]
+    for name, text in [*lines.items(), *(("note", remark) for remark in remarks)]:
         print(f"{name:<8} {text}", flush=True)
 
 
@@ -302,8 +305,11 @@ def how_to_resume(plan: Plan | None) -> str:
     """The command that goes on with an interrupted run."""
     if plan is None or plan.mode != "train":
         return "nothing was lost; give the same command again"
+    from configs.pipeline import is_finished
     from configs.runs import checkpoints
 
+    if plan.pipeline is None and is_finished(plan.folder, plan.config):
+        return f"the run is finished; its results are in {plan.folder}"
     if not checkpoints(plan.folder) and not has_finished_stages(plan):
         return "there is no checkpoint yet; start again"
     return f"go on with: python launch.py --resume {shlex.quote(str(plan.pipeline or plan.folder))}"

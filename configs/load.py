@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.errors import ConfigError
 from configs.fields import alternatives, field_types, kind_name, leaves, type_of
 from configs.lineage import Earlier, check_values, inherited
+from configs.schedules import value_at
 from configs.schema import RunConfig
 from configs.sources import (
     COMMAND_LINE,
@@ -263,6 +264,19 @@ def _locate(message: str, section: type, prefix: str, sources: list[Source]) -> 
             if key in keys:
                 places[key] = source.where  # later sources win
     return message + "".join(f"\n{key} is set in {where}" for key, where in places.items())
+
+
+def beyond_the_end(config: RunConfig) -> list[str]:
+    """Sentences: which schedules of noise levels would change only after the run's last iteration."""
+    found = []
+    for name, knots in vars(config.noise).items() if not config.guidance.works_on_images else ():
+        at, value = knots[-1]
+        if at >= config.iterations and value != value_at(knots, config.iterations - 1):
+            found.append(
+                f"noise.{name} comes to {value:g} at iteration {at:g}, beyond this run's {config.iterations}; for an "
+                f"earlier change: noise.{name}='[[iteration,value],...]'"
+            )
+    return found
 
 
 def _overruled(file: Source, preset: list[Source], later: list[Source]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.fields import field_types, flatten
 from configs.lineage import Earlier
 from configs.load import LoadedConfig, load_config, load_saved
 from configs.runs import (
@@ -68,6 +69,12 @@ def read_pipeline(path: Path) -> list[Stage]:
     if not isinstance(stages, dict) or not stages:
         raise ConfigError(f"{path}: {STAGES_KEY} must hold a line for each stage, such as nerf: {{config: FILE}}")
     found = []
+    sections = [name for name in stages if name in field_types(RunConfig)]
+    if sections:
+        raise ConfigError(
+            f"{path}: {STAGES_KEY}.{sections[0]}: is also a field of a run, so {sections[0]}.key=value would be "
+            "ambiguous; choose another name for the stage"
+        )
     for name, values in stages.items():
         if not isinstance(values, dict) or not isinstance(values.get("config"), str):
             raise ConfigError(f"{path}: {STAGES_KEY}.{name}: needs a configuration, such as {{config: vsd-nerf.yaml}}")
@@ -165,9 +172,7 @@ def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> lis
         place = folder / CONFIG_FILE
         saved, wanted = load_saved(place, values[name])
         if is_finished(folder, saved):
-            meant = [key for key in overrides if key.startswith(f"{name}.")]
-            if meant:
-                raise ConfigError(f"{meant[0]}: the stage {name!r} of {top} is finished; leave it out, or start anew")
+            check_finished(name, top, overrides, saved, wanted)
             continue
         found = checkpoints(folder)
         if found:
@@ -178,6 +183,20 @@ def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> lis
         runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
     check_devices([run.config for run in runs])
     return runs
+
+
+def check_finished(name: str, top: Path, overrides: dict[str, str], saved: RunConfig, wanted: RunConfig) -> None:
+    """Raise a ConfigError where the command line asks for something of a stage that will not run again."""
+    meant = [key for key in overrides if key.startswith(f"{name}.")]
+    if meant:
+        raise ConfigError(f"{meant[0]}: the stage {name!r} of {top} is finished; leave it out, or start anew")
+    before, after = flatten(saved), flatten(wanted)
+    for key in before:
+        if before[key] != after[key] and not key.startswith(("logger", "trainer.")):
+            raise ConfigError(
+                f"{key}: the stage {name!r} of {top} is finished with {before[key]!r}; "
+                f"name the stage that is meant: STAGE.{key}={after[key]}"
+            )
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:

@@ -252,6 +252,8 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
     values = read_config(path).values
     stage = overrides.get("stage", values.get("stage", "nerf"))
     place = overrides.get("source", values.get("source"))
+    if not isinstance(place, str | None):
+        raise ConfigError(f"source: {place!r} in {path} is not a path; put it in quotes")
     if place is None:
         if stage in EARLIER_STAGE and required:
             raise ConfigError(

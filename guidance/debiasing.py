@@ -95,8 +95,15 @@ def contradicting_words(prompt: str, config: DebiasingConfig) -> dict[str, tuple
     """For each view word, the words that its prompt goes without.
 
     Raises:
-        ValueError: nothing would be left of a view's prompt.
+        ValueError: a listed word that the prompt lacks, or nothing would be left of a view's prompt.
     """
+    for name in ("candidates", *VIEW_WORDS):
+        absent = [word for word in getattr(config, name) if without_words(prompt, (word,)) == prompt]
+        if absent:
+            raise ValueError(
+                f"text.debiasing.{name}: {', '.join(map(repr, absent))} not in the prompt {prompt!r}; "
+                f"its words are {', '.join(words_of(prompt))}"
+            )
     found: dict[str, tuple[str, ...]] = {}
     if config.model is not None:
         candidates = config.candidates or words_of(prompt)

@@ -95,6 +95,13 @@ class Clip(ImageTextModel):
                 f"preprocessor_config.json: {reason}; use priors/judge, a folder, or a hub id such as {WORKING_ID!r}"
             ) from error
         check_tokenizer(tokenizer, source)
+        absent = [name for name in ("image_mean", "image_std") if name not in pixels]
+        if absent:
+            raise ValueError(
+                f"guidance.clip_model: preprocessor_config.json of {str(source)!r} lacks {', '.join(absent)} (of the "
+                "colours that the model was trained on); add them, or use priors/judge or a hub id such as "
+                f"{WORKING_ID!r}"
+            )
         super().__init__(model.to(device), model.config.vision_config.image_size)
         self.tokenizer = tokenizer
         mean, std = (torch.tensor(pixels[name], device=device).view(3, 1, 1) for name in ("image_mean", "image_std"))

@@ -206,9 +206,10 @@ class DistillationSystem(LightningModule, ABC):
         rates = optimizers.learning_rates(self.config, iteration)
         for optimizer in self._optimizers():
             optimizers.set_learning_rates(optimizer.optimizer, rates)
-        t_min, t_max = self.noise_range(iteration)
         self.figures |= {f"schedule/lr_{name}": rate for name, rate in rates.items()}
-        self.figures |= {"schedule/t_min": t_min, "schedule/t_max": t_max}
+        if not self.config.guidance.works_on_images:  # CLIP guidance has no noise
+            t_min, t_max = self.noise_range(iteration)
+            self.figures |= {"schedule/t_min": t_min, "schedule/t_max": t_max}
 
     def _log(self, guidance: GuidanceOutput | ClipOutput, views: RenderOutput) -> None:
         """Hand all figures of the iteration to Lightning."""

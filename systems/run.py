@@ -52,7 +52,7 @@ TEST_VIEWS = 8
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM stopped the run after an iteration, and a checkpoint was written."""
+    """Ctrl-C or SIGTERM stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
 
 
 def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
@@ -87,7 +87,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
     trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
     close_loggers(config)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
-    if interruption.stopping and int(system.iteration) < system.iterations:
+    if interruption.stopping or interruption.received is not None:  # also while the results were written
         last = folder / "checkpoints" / LAST
         raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {last}")
     return folder

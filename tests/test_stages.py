@@ -12,7 +12,15 @@ from configs import pipeline
 from configs.load import load_config, load_saved
 from configs.runs import write_config
 from configs.sources import CONFIG_FOLDER, pipeline_files
-from tests.test_launch import environment, files, interrupt, raised_in, run, save_checkpoint  # noqa: F401
+from tests.test_launch import (  # noqa: F401
+    environment,
+    files,
+    finish_the_iteration,
+    interrupt,
+    raised_in,
+    run,
+    save_checkpoint,
+)
 
 NERF, GEOMETRY, TEXTURE = (str(CONFIG_FOLDER / f"vsd-{stage}.yaml") for stage in ("nerf", "geometry", "texture"))
 PROLIFIC = str(CONFIG_FOLDER / "prolific.yaml")
@@ -120,6 +128,8 @@ MISTAKES = {
     "pipeline out of order": (["order.yaml"], "is of the stage 'nerf', but the stage 'texture' goes on from"),
     "pipeline without stages": (["none.yaml"], "stages must hold a line for each stage"),
     "pipeline with more": (["more.yaml"], "seed: unknown key; a pipeline holds stages alone"),
+    "pipeline with a field's name": (["name.yaml"], "stages.render: is also a field of a run"),
+    "source of a file": (["number.yaml"], "source: 5 in number.yaml is not a path"),
     "formats": ([NERF, "export.formats=[glb,stl]"], "export.formats: stl is not among glb, obj, ply, html"),
     "faces": ([NERF, "export.faces=2"], "export.faces: 2 is too few"),
 }
@@ -135,7 +145,9 @@ def test_a_mistake_is_one_message_and_status_2(case, nerf, geometry, run, capsys
     content = yaml.safe_load(Path(GEOMETRY).read_text())
     content["surface"]["field"]["radius"] = 2.0
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "number.yaml").write_text(yaml.safe_dump(content | {"source": 5}))
     lines = {"late": {"geometry": GEOMETRY}, "order": {"nerf": NERF, "texture": TEXTURE}, "none": {}}
+    lines["name"] = {"render": NERF}
     for name, stages in lines.items():
         stages = {stage: {"config": path} for stage, path in stages.items()}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
@@ -229,6 +241,19 @@ def test_a_pipeline_goes_on_in_the_stage_that_was_stopped(how, stage, run, capsy
     assert not run.calls and "all stages are finished" in capsys.readouterr().out
 
 
+def test_a_signal_in_a_stages_last_iteration_does_not_start_the_next_one(run, capsys):  # noqa: F811
+    def behave(config, folder):
+        finish(config, folder)
+        finish_the_iteration(config, folder)
+
+    run.behave = behave
+    assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
+    assert stages_run(run) == ["1-nerf"]
+    assert "go on with: python launch.py --resume" in capsys.readouterr().err
+    assert launch.main(["--config", NERF, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
+    assert "the run is finished; its results are in" in capsys.readouterr().err
+
+
 def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):  # noqa: F811
     run.behave = stopped("geometry", interrupt)
     assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
@@ -236,6 +261,9 @@ def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):  # noqa: F
     capsys.readouterr()
     assert launch.main(["--resume", str(top), "nerf.iterations=5"]) == 2
     assert "nerf.iterations: the stage 'nerf' of" in capsys.readouterr().err
+    assert launch.main(["--resume", str(top), "iterations=5"]) == 2  # would be for all stages
+    said = capsys.readouterr().err
+    assert "iterations: the stage 'nerf' of" in said and "STAGE.iterations=5" in said
     assert launch.main(["--resume", str(top), "geometry.surface.level=5"]) == 2
     assert "surface.level: None in the run, 5.0 asked for" in capsys.readouterr().err
     run.behave = finish

@@ -7,7 +7,7 @@ import pytest
 from configs import sources
 from configs.errors import ConfigError
 from configs.fields import alternatives, flatten, type_of
-from configs.load import build, load_config, load_saved, read_overrides, to_yaml
+from configs.load import beyond_the_end, build, load_config, load_saved, read_overrides, to_yaml
 from configs.schema import RunConfig
 from configs.sources import CONFIG_FOLDER, Source, split_overrides
 
@@ -54,6 +54,13 @@ def test_a_prompt_survives_the_command_line_and_the_saved_file(prompt, tmp_path)
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     saved, wanted = load_saved(tmp_path / "config.yaml", {})
     assert saved == config == wanted
+
+
+def test_noise_that_would_change_after_the_end_is_told():
+    assert beyond_the_end(load_config(VSD, {}).config) == []
+    short = beyond_the_end(load_config(VSD, {"iterations": "320"}).config)
+    assert len(short) == 1 and "noise.t_max comes to 0.5 at iteration 320, beyond this run's 320" in short[0]
+    assert beyond_the_end(load_config(VSD, {"iterations": "321"}).config) == []
 
 
 @pytest.fixture

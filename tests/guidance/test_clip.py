@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -142,4 +143,14 @@ def test_another_model_is_no_clip(tmp_path) -> None:
         load_image_text_model(folder)
     (folder / "config.json").unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=r"guidance\.clip_model: "):
+        load_image_text_model(folder)
+
+
+def test_a_clip_without_its_mean_colour_is_an_error(tmp_path) -> None:
+    folder = save_tiny_clip(tmp_path / "clip")
+    path = folder / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    del content["image_mean"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"guidance\.clip_model: preprocessor_config\.json of .* lacks image_mean"):
         load_image_text_model(folder)

@@ -98,3 +98,9 @@ def test_errors_say_what_to_do(tmp_path) -> None:
         contradicting_words("a mug", DebiasingConfig(model=str(folder)))
     with pytest.raises(ValueError, match=r"threshold: 1 must lie in \(0, 1\)"):
         DebiasingConfig(threshold=1.0)
+
+
+@pytest.mark.parametrize("name", ["back", "candidates"])
+def test_a_listed_word_must_be_in_the_prompt(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"text.debiasing.{name}: 'smilling' not in the prompt 'a smiling dog'; "):
+        contradicting_words("a smiling dog", DebiasingConfig(**{name: ("smiling", "smilling")}))
