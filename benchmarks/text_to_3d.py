@@ -3,9 +3,12 @@
     python -m benchmarks.text_to_3d                          # 24 prompts, one of each class; hours on two cores
     python -m benchmarks.text_to_3d --prompts 3              # the first three
     python -m benchmarks.text_to_3d --particles 4 --prompts 1
+    python -m benchmarks.text_to_3d --jobs 2                 # two at a time, each with one thread
 
 Runs ``launch.py`` once for each prompt, with everything at its default, skipping prompts whose run is
-finished: interrupt and call again. Then renders, judges and prints the table.
+finished: interrupt and call again. A first stage that ``benchmarks.three_stages`` ran in the same folder is
+such a run too. Then renders, judges and prints the table. Several at a time finish sooner together, but their
+minutes are not those of a run that has the machine for itself.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +38,7 @@ from priors.world.classes import CLASSES
 from priors.world.dataset import draw_instance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+FIRST_STAGE = "1-nerf"  # of configs/prolific.yaml
 
 
 def benchmark_prompts() -> list[str]:
@@ -72,10 +78,23 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
     return run
 
 
+def at_a_time(jobs: int, run: Callable[[str, list[str]], Path], prompts: list[str]) -> Iterator[Path]:
+    """Run prompts, so many at a time, and yield their folders in order; ``run`` is given overrides for that."""
+    overrides = ["trainer.threads=1"] if jobs > 1 else []
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda prompt: run(prompt, overrides), prompts)
+
+
 def wall_seconds(run: Path) -> float:
-    """What all calls for a run have taken together; a call that was killed doesn't count."""
+    """What all calls for a run have taken together; a call that was killed doesn't count.
+
+    Of a pipeline's stage it is the training alone.
+    """
     path = run / "wall_seconds.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    summary = run / "summary.json"
+    return json.loads(summary.read_text(encoding="utf-8"))["training_seconds"] if summary.exists() else 0.0
 
 
 @torch.no_grad()
@@ -96,16 +115,24 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark"))
     parser.add_argument("--prompts", type=int, default=len(CLASSES), help="how many of the prompts")
     parser.add_argument("--particles", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
 
     overrides = [*args.overrides, f"particles={args.particles}"]
+    is_default = not args.overrides and args.particles == 1 and Path(args.config).stem == "vsd-nerf"
+
+    def run(prompt: str, more: list[str]) -> Path:
+        first_stage = args.folder / "prolific" / slug(prompt) / "benchmark" / FIRST_STAGE
+        if is_default and (first_stage / "summary.json").exists():
+            return first_stage
+        return run_prompt(prompt, args.folder, args.config, [*overrides, *more])
+
     judge, runs = load_judge(), []
     print("| prompt | minutes | class | colour | R-precision | view |\n|---|---|---|---|---|---|")
-    for prompt in benchmark_prompts()[: args.prompts]:
-        folder = run_prompt(prompt, args.folder, args.config, overrides)
+    for folder in at_a_time(args.jobs, run, benchmark_prompts()[: args.prompts]):
         runs.append(judge_run(folder, judge))
-        print(f"| {prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
+        print(f"| {runs[-1].prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
     mean = {key: float(np.mean([getattr(run, key) for run in runs])) for key in _FIGURES}
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
     if args.particles > 1:

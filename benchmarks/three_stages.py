@@ -2,6 +2,7 @@
 
     python -m benchmarks.three_stages                # 12 prompts; hours on two cores
     python -m benchmarks.three_stages --prompts 2    # the first two
+    python -m benchmarks.three_stages --jobs 2       # two at a time, each with one thread; minutes are longer then
 
 Runs ``configs/prolific.yaml`` once for each prompt with everything at its default, skipping prompts whose run is
 finished: interrupt and call again. The table gives for each stage the judge's view of eight renders and their
@@ -21,7 +22,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.text_to_3d import benchmark_prompts, run_prompt, wall_seconds, world_features
+from benchmarks.text_to_3d import (
+    FIRST_STAGE,
+    at_a_time,
+    benchmark_prompts,
+    run_prompt,
+    wall_seconds,
+    world_features,
+)
 from configs.load import load_saved
 from configs.runs import CONFIG_FILE, find_checkpoint
 from evaluation.image_metrics import frechet_distance
@@ -32,7 +40,7 @@ from priors.evaluate import contact_sheet
 from priors.judge_model import load_judge
 from systems.run import load_scene
 
-STAGES = ("1-nerf", "2-geometry", "3-texture")
+STAGES = (FIRST_STAGE, "2-geometry", "3-texture")
 SHAPE_STAGES = STAGES[:2]  # the third keeps the second's shape
 
 
@@ -57,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark"))
     parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
 
@@ -65,9 +74,13 @@ def main() -> None:
     world: list[Float[Tensor, "views width"]] = []
     unscored: list[str] = []
     print("| prompt | minutes | stage | class | colour | IoU | Chamfer |\n|---|---|---|---|---|---|---|")
-    for prompt in benchmark_prompts()[::2][: args.prompts]:
+    prompts = benchmark_prompts()[::2][: args.prompts]
+
+    def run(prompt: str, more: list[str]) -> Path:
         last = f"{STAGES[-1]}/summary.json"
-        top = run_prompt(prompt, args.folder, "configs/prolific.yaml", args.overrides, last)
+        return run_prompt(prompt, args.folder, "configs/prolific.yaml", [*args.overrides, *more], last)
+
+    for prompt, top in zip(prompts, at_a_time(args.jobs, run, prompts), strict=True):
         minutes = wall_seconds(top) / 60
         for stage in STAGES:
             judged = judge_run(top / stage, judge)
