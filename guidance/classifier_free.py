@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from guidance.perp_neg import Avoided, perp_neg
 from guidance.prior import DiffusionPrior, TextEmbeddings
-from guidance.schedule import Prediction
-
-Latents = Float[Tensor, "batch channels height width"]
+from guidance.schedule import Latents, Prediction
 
 
 def classifier_free_guidance(unconditional: Latents, conditional: Latents, scale: float) -> Latents:

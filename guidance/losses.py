@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from guidance.schedule import Prediction
+from guidance.schedule import Latents, Prediction
 
-Latents = Float[Tensor, "batch channels height width"]
 Levels = Float[Tensor, "batch 1 1 1"]
 Scalar = Float[Tensor, ""]
 

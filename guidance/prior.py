@@ -19,11 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from guidance.frozen import Frozen
-from guidance.schedule import NoiseSchedule, Prediction
+from guidance.schedule import Latents, NoiseSchedule, Prediction
 from guidance.vocabulary import warn_of_unknown_words
 
 Images = Float[Tensor, "batch 3 height width"]
-Latents = Float[Tensor, "batch channels height width"]
 
 
 @dataclass(frozen=True)

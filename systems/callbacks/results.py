@@ -1,4 +1,4 @@
-"""What a finished run leaves: a film and a model of each particle (of pictures, two sheets), and a summary."""
+"""What a finished run leaves: a film and a model of each particle (of pictures, two sheets), curves, and a summary."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from configs.schema import RunConfig
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
 from systems.checkpoints import installed_versions
+from systems.curves import draw, read_logs
 from systems.export import numbered, write_models
 from systems.loggers import log_image, log_mesh, log_video
 from systems.pictures import column, read_png, row, write_png, write_video
@@ -26,7 +27,8 @@ LOGGED_AS = {".mp4": log_video, ".glb": log_mesh, ".png": log_image}
 
 
 class Results(Callback):
-    """Writes ``turntable.mp4``, ``mesh.glb`` and the like (with a number where there are several), ``summary.json``.
+    """Writes ``turntable.mp4``, ``mesh.glb`` and the like (with a number where there are several), ``curves.png`` and
+    ``summary.json``.
 
     Of pictures, ``pictures.png`` (all of them) and ``progress.png`` (how they came to be, from top to bottom).
     """
@@ -76,6 +78,9 @@ def write_results(
         "problems": problems,
         "versions": installed_versions(),
     }
+    logged = draw(read_logs(folder))
+    if logged is not None:
+        write_png(folder / "curves.png", logged)
     write_json(folder / "summary.json", summary)
     return files
 
