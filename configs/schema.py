@@ -111,9 +111,9 @@ class EstimatorOptimizerConfig:
     """AdamW on the LoRA estimator."""
 
     lr: float = 1e-4  # after warm-up
-    warmup_iterations: int = 100  # linear from 0; not multiplied by the number of particles
+    warmup_iterations: int = 500  # linear from 0; not multiplied by the number of particles
     weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)  # threestudio's; the paper's code has (0.9, 0.999)
     steps_per_iteration: int = 1  # K: optimizer steps of phi for each of theta
     clip_norm: float | None = 1.0
 
@@ -158,7 +158,9 @@ class RegularizerConfig:
     opacity_binary: Knots = field(default_factory=lambda: [[0, 0.0]])  # pixels are object or background
     transmittance: Knots = field(default_factory=lambda: [[0, 0.0]])  # Dream Fields: room around the object
     # No weight, but the share of a view's light that ``transmittance`` asks to pass; Dream Fields' by default.
-    transmittance_target: Knots = field(default_factory=lambda: [[0, 0.4], [500, 0.88]])
+    transmittance_target: Knots = field(
+        default_factory=lambda: [[0, 0.4], [100, 0.565], [200, 0.685], [300, 0.772], [400, 0.834], [500, 0.88]]
+    )
     # Of the stage geometry. The weights make up for means over a whole mesh: with the bundled prior both gradients are
     # then about as long as the guidance's, and its noise doesn't crumple the surface.
     normal_consistency: Knots = field(default_factory=lambda: [[0, 1e4]])  # no creases

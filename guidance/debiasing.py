@@ -2,7 +2,7 @@
 
 Hong et al. 2023 (arXiv 2303.15413): "smiling" makes a front view more likely than the text says, so the back
 view's prompt is better off without it. Words are listed by hand for each view, or found by a masked language
-model: in "This picture shows the [MASK] view of PROMPT." it says how likely each view word is; a word of the
+model: in "This image is depicting a [MASK] view of PROMPT" it says how likely each view word is; a word of the
 prompt contradicts a view if it makes that view's word less likely than a given factor.
 
 Their other remedy, clipping the scores, is here ``guidance.max_gradient_rms``: a limit for a sample's gradient
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from renderers.cameras import VIEW_WORDS
 
-SENTENCE = "This picture shows the {mask} view of {prompt}."
+SENTENCE = "This image is depicting a {mask} view of {prompt}"
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ class DebiasingConfig:
     """Which words a view's prompt goes without."""
 
     model: str | None = None  # masked language model: folder or hub id, such as bert-base-uncased; None: lists alone
-    threshold: float = 0.5  # factor on its view's likelihood below which a word contradicts the view
+    # Factor on its view's likelihood below which a word contradicts the view. In threestudio's terms, a share of the
+    # mean of the likelihoods with and without the word, it is 0.95.
+    threshold: float = 0.9
     candidates: tuple[str, ...] = ()  # the words that the model judges; none: all of the prompt's
     front: tuple[str, ...] = ()  # words that the prompt of this view goes without in any case
     side: tuple[str, ...] = ()
@@ -43,7 +45,9 @@ class DebiasingConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold: {self.threshold:g} must lie in (0, 1); 0.5 drops words that halve a view")
+            raise ValueError(
+                f"threshold: {self.threshold:g} must lie in (0, 1); 0.9 is usual, 0.5 drops only words that halve it"
+            )
 
     def listed(self, view: str) -> tuple[str, ...]:
         return tuple(getattr(self, view))

@@ -104,7 +104,7 @@ def find_index(path_or_id: str | Path) -> Path:
 
 def _fetch_index(hub_id: str) -> Path:
     remedy = f"use a local folder, or an id that exists, such as {WORKING_ID!r}"
-    login = "log in with `huggingface-cli login` if it is private or gated"
+    login = "log in with `hf auth login` if it is private or gated"
     try:
         return Path(hf_hub_download(hub_id, INDEX_FILE))
     except GatedRepoError as error:

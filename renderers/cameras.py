@@ -103,7 +103,7 @@ class ViewThresholds:
 
     ``front_deg`` is the half-width of "front" around azimuth 0 and ``back_deg`` that of "back"
     around 180; what lies between is "side". Elevation decides before azimuth. The paper's code
-    uses 30 and 30; quadrants (45, 45) tell the three apart as evenly as words can, and are what
+    uses 30 and 30, and -60 for "bottom"; quadrants (45, 45) tell the three apart as evenly as words can, and are what
     the bundled prior was trained on.
     """
 
@@ -143,7 +143,7 @@ def view_index(
 class CameraSampling:
     """The distribution that training cameras are drawn from; each range is uniform.
 
-    Defaults are the paper's.
+    Defaults are threestudio's for ProlificDreamer; the paper's code also looks from above and below.
     """
 
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)

@@ -54,7 +54,7 @@ def save_tiny_language_model(folder: Path, words: tuple[str, ...] = (*VIEW_WORDS
     """A masked language model that has a single token for each view word."""
     folder.mkdir(parents=True, exist_ok=True)
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = [*marks, "this", "picture", "shows", "the", "view", "of", "a", ".", *words]
+    vocabulary = [*marks, "this", "image", "is", "depicting", "a", "view", "of", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -41,7 +41,7 @@ from guidance.prior import Latents, NetworkTraits, TextEmbeddings
 from guidance.schedule import NoiseSchedule
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-T5_TOKENS = 512  # diffusers' default, the length in training
+T5_TOKENS = 512  # diffusers' default for FLUX.1-dev; schnell was trained with 256
 PATCH = 2  # latents along a side of a token
 EMBEDDED_GUIDANCE = 3.5
 

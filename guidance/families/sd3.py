@@ -28,7 +28,7 @@ from guidance.schedule import NoiseSchedule
 CLIP = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 T5 = ("tokenizer_3", "text_encoder_3")  # optional
 COMPONENTS = ("transformer", "vae", *(name for pair in CLIP for name in pair), "scheduler")
-T5_TOKENS = 256  # diffusers' default, the length in training
+T5_TOKENS = 256  # diffusers' default, the longer of the two in training
 
 
 class StableDiffusion3Prior(LatentDiffusionPrior):

@@ -70,8 +70,8 @@ def test_a_language_model_is_asked_for_the_view_words_alone(tmp_path) -> None:
     folder = save_tiny_language_model(tmp_path)
     found = ViewLanguageModel(str(folder))(["a red mug", "a smiling red mug"])
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMaskedLM.from_pretrained(folder).eval()
-    sentence = tokenizer("this picture shows the [MASK] view of a smiling red mug .", return_tensors="pt")
-    logits = model(**sentence).logits[0, 5]  # [CLS] this picture shows the [MASK]
+    sentence = tokenizer("this image is depicting a [MASK] view of a smiling red mug", return_tensors="pt")
+    logits = model(**sentence).logits[0, 6]  # [CLS] this image is depicting a [MASK]
     expected = logits[tokenizer.convert_tokens_to_ids(list(VIEW_WORDS))].softmax(dim=0)
     torch.testing.assert_close(found[1], expected)
     assert found.shape == (2, 5) and not torch.allclose(found[0], found[1])

