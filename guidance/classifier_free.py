@@ -56,7 +56,7 @@ def predict_guided(
     if further is not None:
         texts["further"] = further
     names, rows = [*texts], [*texts.values(), *(avoided.texts if avoided is not None else ())]
-    output = prior.run_network(
+    output = prior.output(
         prior.network, torch.cat([x_t] * len(rows)), torch.cat([t] * len(rows)), TextEmbeddings.concatenate(rows)
     )
     parts = output.chunk(len(rows))

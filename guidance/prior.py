@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,6 +70,11 @@ class NetworkTraits:
     lora_targets: tuple[str, ...]  # names of the attention projections, as peft matches them
     condition_module: str  # the submodule whose output a further condition is added to
     condition_width: int  # channels of that output
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A block in which autocast changes no number format."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class DiffusionPrior(nn.Module, ABC):
@@ -153,11 +159,16 @@ class DiffusionPrior(nn.Module, ABC):
     def run_network(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
         """The float32 output of ``network``, which is this family's network or a twin of it with adapters."""
 
+    def output(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
+        """``run_network`` in the number format of the weights, which the caller's autocast would undo."""
+        with without_autocast(x_t.device):
+            return self.run_network(network, x_t, t, text)
+
     def predict(
         self, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings, network: nn.Module | None = None
     ) -> Prediction:
         """What the frozen network, or a twin of it, says of noisy latents. Differentiable in ``x_t``."""
-        return self.as_prediction(self.run_network(self.network if network is None else network, x_t, t, text), x_t, t)
+        return self.as_prediction(self.output(self.network if network is None else network, x_t, t, text), x_t, t)
 
     def as_prediction(self, output: Latents, x_t: Latents, t: Int[Tensor, "batch"]) -> Prediction:
         """A raw output of this family's network, with what is needed to read it."""

@@ -37,7 +37,7 @@ from renderers.output import RenderOutput
 from systems import optimizers
 from systems.checkpoints import run_metadata
 from systems.collapse import require_finite
-from systems.regularizers import regularizer
+from systems.regularizers import REGULARIZERS
 from systems.scenes import Scenes
 from systems.seeding import Purpose, pick_particle, stream
 
@@ -154,7 +154,7 @@ class DistillationSystem(LightningModule, ABC):
         """Algorithm 1, step 2, with the regularisers."""
         weights = self.regularizer_weights(iteration)
         target = self._schedule(self.config.regularizers.transmittance_target, iteration)
-        terms = {name: regularizer(name, views, target) for name, weight in weights.items() if weight}
+        terms = {name: REGULARIZERS[name](views, target) for name, weight in weights.items() if weight}
         loss = as_loss(latents, guidance.gradient)
         self.figures["loss/guidance"] = loss.detach()
         for name, value in terms.items():
@@ -179,7 +179,9 @@ class DistillationSystem(LightningModule, ABC):
         require_finite(f"loss/{name}", mean, iteration, state_is_sound=index == 0)
         optimizer = self._optimizers()[index]
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        # The forward pass chose its number formats; autocast would round the gradients of what ran in float32.
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
         optimizer.step()
         self.figures[f"loss/{name}"] = mean
 

@@ -106,7 +106,8 @@ class NeRFSystem(DistillationSystem):
         """Update the occupancy grids when it is time."""
         render, n = self.config.render, self.config.particles
         if iteration >= render.occupancy_warmup * n and iteration % (render.occupancy_every * n) == 0:
-            self.scene.update_occupancy(iteration)
+            with torch.autocast(self.device.type, enabled=False):  # the densities that rendering will see
+                self.scene.update_occupancy(iteration)
 
     def render_training_views(self, iteration: int, particle: int, cameras: Cameras) -> RenderOutput:
         """Jittered views in front of the learnt background or a random colour.

@@ -7,7 +7,6 @@ loaded when a prompt comes and freed afterwards. A family adds its network and w
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from guidance.prior import DiffusionPrior, Images, Latents, NetworkTraits
+from guidance.prior import DiffusionPrior, Images, Latents, NetworkTraits, without_autocast
 from guidance.schedule import NoiseSchedule
 from guidance.vocabulary import read_vocabulary
 
@@ -90,14 +89,14 @@ class LatentDiffusionPrior(DiffusionPrior):
                 f"{multiple}; render at {self.image_size}x{self.image_size} or another multiple"
             )
         autoencoder = self.frozen_autoencoder.module
-        with _without_autocast(images.device):
+        with without_autocast(images.device):
             posterior = autoencoder.encode((images * 2 - 1).to(autoencoder.dtype)).latent_dist
         return (posterior.mode().float() - _shift(autoencoder)) * autoencoder.config.scaling_factor
 
     def decode_latents(self, latents: Latents) -> Images:
         autoencoder = self.frozen_autoencoder.module
         unscaled = latents / autoencoder.config.scaling_factor + _shift(autoencoder)
-        with _without_autocast(latents.device):
+        with without_autocast(latents.device):
             decoded = autoencoder.decode(unscaled.to(autoencoder.dtype)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
@@ -115,11 +114,6 @@ def check_channels(name: str, taken: int, autoencoder: AutoencoderKL, source: Pa
             f"{channels}: it is an inpainting or image-to-image model (or {name} and autoencoder do not belong "
             "together); use its text-to-image counterpart"
         )
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager:
-    """The caller's autocast would undo the dtype that was chosen for the autoencoder."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _shift(autoencoder: AutoencoderKL) -> float:

@@ -59,6 +59,30 @@ def test_one_iteration_moves_scene_and_estimator_and_leaves_the_prior_alone(conf
     assert all(torch.equal(p, frozen[name]) for name, p in prior.network.named_parameters())
 
 
+def test_mixed_precision_rounds_neither_the_renderers_gradient_nor_the_priors_weights(
+    config, prior, tmp_path, monkeypatch
+) -> None:
+    """What ran in float32 forwards must do so backwards, and the prior runs in the format that was chosen for it."""
+    seen = {"forward": [], "backward": [], "network": []}
+    render, run_network = NeRFSystem.render_training_views, type(prior).run_network
+
+    def watched_render(self, *arguments):
+        views = render(self, *arguments)
+        views.rgb.register_hook(lambda _: seen["backward"].append(torch.is_autocast_enabled("cpu")))
+        seen["forward"].append(torch.is_autocast_enabled("cpu"))
+        return views
+
+    def watched_network(self, *arguments):
+        seen["network"].append(torch.is_autocast_enabled("cpu"))
+        return run_network(self, *arguments)
+
+    monkeypatch.setattr(NeRFSystem, "render_training_views", watched_render)
+    monkeypatch.setattr(type(prior), "run_network", watched_network)
+    fit(replace(config, iterations=1, trainer=replace(config.trainer, precision="bf16-mixed")), prior, tmp_path)
+    assert seen["forward"] == [True] and seen["backward"] == [False]
+    assert len(seen["network"]) == 3 and not any(seen["network"])
+
+
 def test_k_is_the_number_of_estimator_steps(config, prior, tmp_path) -> None:
     config = replace(config, iterations=3, estimator_optimizer=EstimatorOptimizerConfig(steps_per_iteration=2))
     system = fit(config, prior, tmp_path)
