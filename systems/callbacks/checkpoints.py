@@ -47,9 +47,10 @@ class Checkpoints(Checkpoint):
         late = time.monotonic() - self._saved_at > 60 * self.config.checkpoint_minutes
         if trainer.world_size > 1:  # clocks differ
             late = trainer.strategy.broadcast(late)
-        due = late or iteration % self.config.checkpoint_every == 0 or iteration == system.iterations
-        # A scene that may be about to collapse must not push out the checkpoint from before.
-        if self.interruption.stopping or (due and not self.detection.suspicious):
+        due = late or iteration % self.config.checkpoint_every == 0
+        # A scene that may be about to collapse must not push out the checkpoint from before; at the end of a run
+        # the results are of this state, and the next stage goes on from it.
+        if self.interruption.stopping or iteration == system.iterations or (due and not self.detection.suspicious):
             self.save(trainer, system)
 
     def on_exception(self, trainer: Trainer, system: DistillationSystem, exception: BaseException) -> None:

@@ -131,11 +131,11 @@ class FakeTrainer(SimpleNamespace):
         path.write_text("checkpoint")
 
 
-def run_fake(config, folder: Path, iterations: range, suspicious: bool = False) -> Checkpoints:
+def run_fake(config, folder: Path, iterations: range, suspicious: bool = False, end: int | None = None) -> Checkpoints:
     detection = CollapseDetection(config)
     detection.counts = {(0, "empty"): 1} if suspicious else {}
     callback = Checkpoints(config.output, folder, Interruption(), detection)
-    trainer, system = FakeTrainer(), SimpleNamespace(iteration=iterations[0], iterations=iterations[-1])
+    trainer, system = FakeTrainer(), SimpleNamespace(iteration=iterations[0], iterations=end or iterations[-1])
     callback.on_train_start(trainer, system)
     for iteration in iterations[1:]:
         system.iteration = iteration
@@ -164,7 +164,10 @@ def test_minutes_count_too(config, tmp_path) -> None:
     assert names(tmp_path) == ["000000.ckpt", "000001.ckpt", "000002.ckpt"]
 
 
-def test_a_suspicious_scene_pushes_nothing_out(config, tmp_path) -> None:
+def test_a_suspicious_scene_pushes_nothing_out_before_the_end(config, tmp_path) -> None:
     output = replace(config.output, checkpoint_every=1, keep_checkpoints=1)
-    run_fake(replace(config, output=output), tmp_path, range(0, 5), suspicious=True)
+    run_fake(replace(config, output=output), tmp_path, range(0, 4), suspicious=True, end=5)
     assert names(tmp_path) == ["000000.ckpt"]
+    # The last one goes with the run's results, and the next stage begins with it.
+    run_fake(replace(config, output=output), tmp_path, range(0, 5), suspicious=True, end=4)
+    assert names(tmp_path) == ["000004.ckpt"]
