@@ -55,7 +55,7 @@ class StageResult:
 def exported_mesh(folder: Path) -> Mesh:
     """The surface of a run's first particle, at full resolution."""
     folder, checkpoint = find_checkpoint("--run", folder)
-    config, _ = load_saved(folder / CONFIG_FILE, {})
+    _, config = load_saved(folder / CONFIG_FILE, {"trainer.accelerator": "auto"})
     surface = load_scene(config, checkpoint)[0].surface(0)
     vertices = surface.vertices.float().cpu()
     return Mesh(vertices, surface.faces.cpu(), torch.zeros_like(vertices))

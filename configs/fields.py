@@ -11,6 +11,18 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from configs.errors import ConfigError, allowed
 from configs.schema import RunConfig
 
+#: Where and how a run is computed, not what: these may differ between a run and what goes on from it.
+WHERE_IT_RUNS = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.threads",
+    "prior.precision",
+    "estimator.gradient_checkpointing",
+    "scene.field.grid.backend",
+    "appearance.field.grid.backend",
+    "render.mesh.rasterizer.backend",
+    "render.volume.rays_per_chunk",
+)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.fields import flatten
+from configs.fields import WHERE_IT_RUNS, flatten
 from configs.schema import EARLIER_STAGE, RunConfig
 from configs.sources import CUSTOM_PRESET, PriorChoice, Source
 
@@ -54,7 +54,8 @@ def inherited(stage: str, earlier: Earlier, keep_prior: bool) -> Source:
 def fixed_values(stage: str, earlier: RunConfig) -> dict[str, Any]:
     """What a stage and the run that it goes on from must have in common, by full key."""
     values = flatten(earlier)
-    fixed = {key: value for key, value in values.items() if key.startswith(SECTIONS[stage])}
+    taken_over = (key for key in values if key.startswith(SECTIONS[stage]) and key not in WHERE_IT_RUNS)
+    fixed = {key: values[key] for key in taken_over}
     radii = dict.fromkeys(RADII[stage], earlier.scene.field.radius)
     return {"particles": earlier.particles, **fixed, **radii}
 

@@ -100,6 +100,11 @@ def from_plain(values: dict[str, Any], where: str) -> RunConfig:
     return build([Source(where, values)])
 
 
+def read_saved(path: Path) -> RunConfig:
+    """A run's own ``config.yaml`` as it stands, wherever the run was; raises as ``load_config``."""
+    return build([Source(str(path), read_yaml(path))])
+
+
 def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunConfig]:
     """A run's own ``config.yaml``, as it stands and with the command line's changes.
 

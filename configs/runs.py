@@ -22,9 +22,9 @@ from datetime import datetime
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.fields import flatten
+from configs.fields import WHERE_IT_RUNS, flatten
 from configs.lineage import Earlier, check_stage
-from configs.load import load_saved, to_yaml
+from configs.load import read_saved, to_yaml
 from configs.schema import EARLIER_STAGE, RunConfig
 from configs.sources import read_config
 
@@ -38,14 +38,24 @@ SLUG_LENGTH = 60  # characters, without the hash
 # Lightning starts the other processes of a machine with a copy of this one's environment.
 RUN_FOLDER_VARIABLE = "PROLIFICDREAMER_RUN_FOLDER"
 
-#: What a resumed run may change: how long it goes on, what it reports, where it runs. Every other field
-#: would make the result one that no configuration describes.
+#: What a resumed run may change: where it runs, how long it goes on, what it reports, and what the advice on a
+#: collapse names (``config.yaml`` keeps the command of each start). Every other field would make the result one that
+#: no configuration describes.
 MAY_CHANGE_ON_RESUME = (
+    *WHERE_IT_RUNS,
     "iterations",
     "logger",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.threads",
+    "optimizer.lr_grid",
+    "optimizer.lr_mlp",
+    "optimizer.clip_norm",
+    "estimator_optimizer.lr",
+    "regularizers.entropy",
+    "regularizers.sparsity",
+    "guidance.guidance_scale",
+    "guidance.max_gradient_rms",
+    "trainer.precision",
+    "collapse.enabled",
+    "collapse.patience",
     "output.preview_every",
     "output.diagnostics_every",
     "output.checkpoint_every",
@@ -262,7 +272,7 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
             )
         return None
     folder, checkpoint = find_checkpoint("from", Path(place).expanduser())
-    saved, _ = load_saved(folder / CONFIG_FILE, {})
+    saved = read_saved(folder / CONFIG_FILE)
     check_stage(stage, saved.stage, folder)
     return Earlier(saved, checkpoint.absolute())
 

@@ -59,7 +59,7 @@ def attributes_of(prompt: str) -> tuple[str, str]:
 def judge_run(folder: Path, judge: Judge) -> JudgedRun:
     """Render a run's last checkpoint from ``VIEWS`` azimuths and judge the pictures."""
     folder, checkpoint = find_checkpoint("--run", folder)
-    config, _ = load_saved(folder / CONFIG_FILE, {})
+    _, config = load_saved(folder / CONFIG_FILE, {"trainer.accelerator": "auto"})  # wherever it was trained
     class_name, color = attributes_of(config.prompt)
     scene, _ = load_scene(config, checkpoint)
     cameras = orbit(config, VIEWS)

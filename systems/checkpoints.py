@@ -20,14 +20,15 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
+from configs.fields import WHERE_IT_RUNS
 from configs.schema import RunConfig
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
 PACKAGES = ("prolificdreamer-lightning", "torch", "lightning", "diffusers", "transformers", "peft")
 
-# What must not change between a checkpoint and the run that goes on from it: the rest (iterations,
-# learning rates, outputs, ...) may. The prior is compared by what its latents look like, and by the
-# shapes of the estimator's weights.
+# What a checkpoint's tensors depend on: it cannot be loaded where these differ. (What the command line may
+# change of a run is `configs.runs.MAY_CHANGE_ON_RESUME`.) The prior is compared by what its latents look like, and
+# by the shapes of the estimator's weights.
 FIXED_FIELDS = (
     "name",
     "prompt",
@@ -185,4 +186,4 @@ def _differences(name: str, theirs: Any, ours: Any) -> list[str]:
     if isinstance(theirs, dict) and isinstance(ours, dict):
         names = dict.fromkeys([*theirs, *ours])
         return [line for key in names for line in _differences(f"{name}.{key}", theirs.get(key), ours.get(key))]
-    return [] if theirs == ours else [f"{name} is {theirs!r} there and {ours!r} here"]
+    return [] if theirs == ours or name in WHERE_IT_RUNS else [f"{name} is {theirs!r} there and {ours!r} here"]

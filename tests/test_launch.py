@@ -368,7 +368,10 @@ def test_a_change_that_would_make_another_result_is_refused(action, changes, par
 @pytest.mark.parametrize("key", runs.MAY_CHANGE_ON_RESUME)
 def test_what_may_change_is_a_field(key, finished, run):
     values = {"logger": "wandb", "trainer.accelerator": "cpu", "export.formats": "[ply]", "export.texture_size": "64"}
-    value = values.get(key, "7")
+    values |= {"prior.precision": "bf16", "trainer.precision": "bf16-mixed", "estimator.gradient_checkpointing": "true"}
+    schedules = ("optimizer.lr_grid", "optimizer.lr_mlp", "regularizers.entropy", "regularizers.sparsity")
+    values |= {"collapse.enabled": "false"} | dict.fromkeys(schedules, "[[0, 7]]")
+    value = values.get(key, "torch" if key.endswith("backend") else "7")
     assert launch.main(["--resume", str(finished), f"{key}={value}"]) == 0
 
 

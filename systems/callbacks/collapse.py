@@ -18,8 +18,8 @@ from systems.base import DistillationSystem
 from systems.collapse import CollapseError, require_finite
 
 ADVICE = {
-    "empty": "a weaker sparsity or entropy (regularizers.*), a lower optimizer.lr_grid or another seed",
-    "opaque": "a stronger regularizers.sparsity, a lower optimizer.lr_grid, or cameras farther away",
+    "empty": "a weaker sparsity or entropy (regularizers.*), a lower optimizer.lr_grid or (a new run) another seed",
+    "opaque": "a stronger regularizers.sparsity, a lower optimizer.lr_grid, or (a new run) cameras farther away",
     "saturated": "a lower guidance.guidance_scale, a limit guidance.max_gradient_rms, or a lower optimizer.lr_mlp",
 }
 
