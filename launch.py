@@ -3,7 +3,8 @@
 Reads the configuration, finds or makes the run's folder, says what it will do, and does it. A mistake
 of the user's ends it with one message; ``configs/errors.py`` says what counts as one.
 
-Exit status: 0 done; 2 a user's mistake; 3 the scene collapsed; 130 interrupted. A bug has its traceback and 1.
+Exit status: 0 done; 2 a user's mistake, or too little GPU memory; 3 the scene collapsed; 130 interrupted. A bug has
+its traceback and 1.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ Turn a prompt into a 3D object by Variational Score Distillation.
               prompt, particles, seed, prior and the world's radius are that run's
   A pipeline (configs/prolific.yaml) runs several stages: key=value is for all, STAGE.key=value for one.
 """
+LESS_MEMORY = (
+    "needs less: a lower render.volume.rays_per_chunk, prior.precision=bf16, estimator.gradient_checkpointing=true; "
+    "or, in a new run, fewer render.views, guidance.shared_pass=false, or a smaller prior"
+)
 EXAMPLES = """\
 examples:
   python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair"
@@ -296,6 +301,9 @@ def carry_out(plan: Plan) -> int:
             print(f"written to {folder}")
     except CollapseError as error:
         return give_up(COLLAPSED, f"error: the run collapsed: {error}", plan)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        return give_up(MISTAKE, f"error: {reason}\n{LESS_MEMORY}\n{how_to_resume(plan)}", plan)
     except run.Interrupted:
         return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
     return DONE

@@ -56,7 +56,8 @@ class PriorConfig:
 
     path: str = "priors/mini"  # folder in diffusers' format (relative: to the repository) or a hub id
     preset: str = "mini"  # file of configs/prior that the settings came from; prior=NAME chooses it
-    precision: str = "auto"  # of the frozen weights: fp32 | bf16 | fp16; auto: bf16 on CUDA, fp32 on a CPU
+    # Of the frozen weights: fp32 | bf16 | fp16; auto: fp32 on a CPU, bf16 on CUDA (fp16 with a 16-mixed trainer).
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
@@ -325,6 +326,12 @@ class RunConfig:
             raise ValueError(
                 "text.view_template: names no {view}, but guidance.perp_neg keeps away from other views' prompts, "
                 "which would be the prompt itself; add {view}, or set the weights to 0"
+            )
+        if self.prior.precision == "fp16" and self.guidance.needs_estimator and self.trainer.precision != "16-mixed":
+            raise ValueError(
+                f"prior.precision: 'fp16' with trainer.precision {self.trainer.precision!r}: the estimator's "
+                "gradients, which pass through the network, would vanish without loss scaling; use "
+                "trainer.precision=16-mixed, or prior.precision=bf16"
             )
         if self.logger not in ("csv", "wandb"):
             raise ValueError(f"logger: {self.logger!r} is not one of csv, wandb")

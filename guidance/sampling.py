@@ -91,4 +91,5 @@ def _sample(
 ) -> Float[Tensor, "batch 3 height width"]:
     shape = (count, *prior.latent_shape)
     noise = torch.randn(shape, generator=generator, device=generator.device).to(prior.device)
-    return prior.decode_latents(ddim(predict, noise, prior.schedule, steps))
+    latents = ddim(predict, noise, prior.schedule, steps)
+    return torch.cat([prior.decode_latents(each) for each in latents.split(1)])  # pictures take the most memory

@@ -178,8 +178,8 @@ def _tinycudann_encoding(config: HashGridConfig) -> nn.Module:
         import tinycudann
     except (ImportError, OSError) as error:
         raise ImportError(
-            f"hash_grid.backend: 'tinycudann' cannot be loaded ({error}); install the extra [cuda] on a machine "
-            "with a CUDA device, or set the backend to 'auto'"
+            f"hash_grid.backend: 'tinycudann' cannot be loaded ({error}); docs/install.md says how to install it on a "
+            "machine with a CUDA device; or set the backend to 'torch'"
         ) from error
     options = {
         "otype": "HashGrid",
@@ -189,7 +189,7 @@ def _tinycudann_encoding(config: HashGridConfig) -> nn.Module:
         "base_resolution": config.base_resolution,
         "per_level_scale": config.per_level_scale,
     }
-    return tinycudann.Encoding(3, options)
+    return tinycudann.Encoding(3, options, dtype=torch.float32)  # by itself it would choose half precision
 
 
 class HashGrid(nn.Module):
@@ -241,8 +241,9 @@ class HashGrid(nn.Module):
         if backend == "numba":
             features = _NumbaEncode.apply(positions, table, self.layout)
         elif backend == "tinycudann":
-            if not self._tinycudann:
-                self._tinycudann.append(_tinycudann_encoding(self.config))
+            with torch.cuda.device(positions.device):  # tinycudann allocates on the current one
+                if not self._tinycudann:
+                    self._tinycudann.append(_tinycudann_encoding(self.config))
             features = torch.func.functional_call(self._tinycudann[0], {"params": self.table}, (positions,)).float()
         else:
             features = encode_reference(positions, table, self.layout)

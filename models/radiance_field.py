@@ -47,6 +47,12 @@ class RadianceFieldConfig:
             raise ValueError(f"radius: {self.radius:g} must be positive")
         if any(channels < 1 for channels in self.hidden):
             raise ValueError(f"hidden: {list(self.hidden)} must hold positive channel counts")
+        if self.density_init.kind == "scene" and self.radius <= self.density_init.scene_radius:
+            raise ValueError(
+                f"density_init.kind: 'scene' is dense beyond scene_radius {self.density_init.scene_radius:g} only, "
+                f"outside of radius {self.radius:g}: nothing would be seen; raise radius, or lower "
+                "density_init.scene_radius"
+            )
         if self.normals not in NORMALS:
             raise ValueError(f"normals: {self.normals!r} is not one of {', '.join(NORMALS)}")
         if not 0 < self.normal_step < self.radius:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -37,6 +38,8 @@ def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
                 save_dir=folder,
                 offline=offline,
                 config=plain(config),
+                # A resumed run goes on as the same one.
+                id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
             )
         )
     return loggers

@@ -8,6 +8,7 @@ the samples that are nearly decided. Everything is defined, and 0, for empty inp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -54,17 +55,16 @@ def transmittance(opacity: Float[Tensor, "batch *pixels"], target: float) -> Sca
     return -(1 - opacity.float().flatten(1).mean(dim=1)).clamp(max=target).mean()
 
 
-def regularizer(name: str, views: RenderOutput, transmittance_target: float) -> Scalar:
-    """The value of a term of `configs.schema.RegularizerConfig`, of views rendered with gradient."""
-    if name == "entropy":
-        return weight_entropy(views.weights)
-    if name == "transmittance":
-        return transmittance(views.opacity, transmittance_target)
-    if name == "normal_consistency":
-        return normal_consistency(views.mesh.vertices, views.mesh.faces, views.mesh.edges)
-    if name == "laplacian":
-        return laplacian_smoothness(views.mesh.vertices, views.mesh.edges)
-    return {"sparsity": sparsity, "opacity_binary": binary_opacity}[name](views.opacity)
+#: A term of `configs.schema.RegularizerConfig`, of views rendered with gradient; the second argument is
+#: ``regularizers.transmittance_target`` at the iteration. A system lists those that it applies.
+REGULARIZERS: dict[str, Callable[[RenderOutput, float], Scalar]] = {
+    "entropy": lambda views, _: weight_entropy(views.weights),
+    "sparsity": lambda views, _: sparsity(views.opacity),
+    "opacity_binary": lambda views, _: binary_opacity(views.opacity),
+    "transmittance": lambda views, target: transmittance(views.opacity, target),
+    "normal_consistency": lambda views, _: normal_consistency(views.mesh.vertices, views.mesh.faces, views.mesh.edges),
+    "laplacian": lambda views, _: laplacian_smoothness(views.mesh.vertices, views.mesh.edges),
+}
 
 
 def _mean(values: Float[Tensor, "*n"]) -> Scalar:

@@ -82,6 +82,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
         if trainer.is_global_zero:
             checkpoint = read_checkpoint(resume)
             system.load_state_dict(checkpoint["state_dict"])
+            system.scene.to(trainer.strategy.root_device)
             write_results(system, config, folder, checkpoint["callbacks"]["Performance"]["seconds"])
         return folder
     trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
@@ -188,7 +189,8 @@ def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior | Ima
         return load_image_text_model(find_prior(config.guidance.clip_model, "guidance.clip_model"), device)
     wanted = config.prior.precision
     if wanted == "auto":
-        wanted = "bf16" if device.type == "cuda" else "fp32"
+        on_cuda = "fp16" if config.trainer.precision == "16-mixed" else "bf16"
+        wanted = on_cuda if device.type == "cuda" else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
     return load_prior(find_prior(config.prior.path), device, dtype)
 

@@ -7,7 +7,7 @@ occupancy and the mesh can't disagree.
 
 Distances are negative inside. They are exact for boxes, cones and tori, and a first-order
 approximation for ellipsoids and prisms; ``Solid.distance`` never overestimates by more than sphere
-tracing with the step factor of ``render.py`` can take. World axes as in ``renderers/cameras.py``.
+tracing with the step factor of ``appearance.py`` can take. World axes as in ``renderers/cameras.py``.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def predictions(system: DistillationSystem) -> Picture:
     clean = [guidance.prior.predict(x_t, t, texts.conditional).x_0]
     if guidance.estimator is not None:
         clean.append(guidance.estimator.predict(guidance.prior, x_t, t, texts.plain, cameras.c2w).x_0)
-    return column([_row(guidance.prior.decode_latents(torch.cat([latents, x_0]))) for x_0 in clean])
+    decode = guidance.prior.decode_latents
+    return column([_row(torch.cat([decode(each) for each in torch.cat([latents, x_0]).split(1)])) for x_0 in clean])
 
 
 def _row(images: Images) -> Picture:

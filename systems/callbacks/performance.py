@@ -32,7 +32,7 @@ class Performance(Callback):
         every = log_interval(system.config)
         if (batch_idx + 1) % every == 0:  # when Lightning passes on what was logged
             system.log("perf/iterations_per_second", every / max(now - self._lap, 1e-9))
-            system.log("perf/peak_memory_mb", peak_memory_mb())
+            system.log("perf/peak_memory_mb", peak_memory_mb(system.device))
             self._lap = now
 
     def state_dict(self) -> dict[str, float]:
@@ -42,9 +42,9 @@ class Performance(Callback):
         self.seconds = state_dict["seconds"]
 
 
-def peak_memory_mb() -> float:
-    """Peak of the GPU's allocated memory, or of the process's resident memory, in MB (10^6 bytes)."""
-    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_rss_mb()
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of a GPU's allocated memory, or on a CPU of the process's resident memory, in MB (10^6 bytes)."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_rss_mb()
 
 
 def peak_rss_mb() -> float:

@@ -72,7 +72,7 @@ def write_results(
         "training_seconds": round(seconds, 1),
         "seconds_per_iteration": round(seconds / max(iterations, 1), 4),
         "peak_rss_mb": round(peak_rss_mb(), 1),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(system.device), 1),
         "final_losses": losses or {},
         "files": [path.name for path in files],
         "problems": problems,

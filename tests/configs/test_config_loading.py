@@ -119,6 +119,11 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
         ("optimizer.lr_grid=[[5, 1], [2, 1]]", r"optimizer\.lr_grid: iterations must not decrease"),
         ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .* is no list of \[iteration, value\] pairs"),
         ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: the range \[50, 40\] is empty"),
+        ("prior.precision=fp16", r"prior.precision: 'fp16' with trainer.precision 'auto': the estimator's gradients"),
+        (
+            "scene.field.density_init.kind=scene",
+            r"scene.field.density_init.kind: 'scene' is dense beyond scene_radius 2.5",
+        ),
         ("text.view_thresholds.bottom_deg=80", r"text\.view_thresholds: need -90 <= bottom_deg"),
         ("text.view_thresholds.front_deg=170", r"text\.view_thresholds\.front_deg and text\.view_thresholds\.back_deg"),
         ("render.background_low=1.5", r"render\.background_low and render\.background_high: need"),

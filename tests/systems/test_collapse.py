@@ -71,7 +71,7 @@ def test_a_living_look_resets_and_particles_are_told_apart(detection) -> None:
 
 
 def test_what_is_meant_to_be_opaque_may_be(config) -> None:
-    init = replace(config.scene.field.density_init, kind="scene")
+    init = replace(config.scene.field.density_init, kind="scene", object_radius=0.1, scene_radius=0.5)
     scene = replace(config.scene, field=replace(config.scene.field, density_init=init))
     assert NeRFParticles(replace(config, scene=scene)).may_be_opaque
     assert not NeRFParticles(config).may_be_opaque

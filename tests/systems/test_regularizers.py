@@ -9,9 +9,9 @@ from configs.schema import RegularizerConfig
 from renderers.output import RenderOutput
 from systems.nerf import NeRFSystem
 from systems.regularizers import (
+    REGULARIZERS,
     binary_entropy,
     binary_opacity,
-    regularizer,
     sparsity,
     transmittance,
     weight_entropy,
@@ -82,7 +82,7 @@ def test_nothing_costs_nothing(function) -> None:
 def test_every_regulariser_of_a_radiance_field_has_a_formula() -> None:
     opacity = torch.full((1, 2, 2, 1), 0.5)
     views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, None, None, torch.full((7,), 0.5))
-    values = {name: regularizer(name, views, transmittance_target=0.4).item() for name in NeRFSystem.regularizers}
+    values = {name: REGULARIZERS[name](views, 0.4).item() for name in NeRFSystem.regularizers}
     assert values["transmittance"] == pytest.approx(-0.4)
     assert values["entropy"] == pytest.approx(1, abs=1e-3) == values["opacity_binary"]
     assert values["sparsity"] == pytest.approx(0.26**0.5 - 0.1, abs=1e-6)
