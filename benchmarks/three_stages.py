@@ -6,9 +6,10 @@
 
 Runs ``configs/prolific.yaml`` once for each prompt with everything at its default, skipping prompts whose run is
 finished: interrupt and call again. The table gives for each stage the judge's view of eight renders and their
-Frechet distance to as many world pictures from the same cameras, and for stages 1 and 2 volume IoU and Chamfer
+Frechet distance to as many world pictures from the same cameras; for stages 1 and 2 volume IoU and Chamfer
 distance of the surface, before any simplification, to the nearest of 64 world instances (which may be another one by
-IoU than by Chamfer distance). Frechet distances of so few pictures are biased upwards: compare them with each other.
+IoU than by Chamfer distance); for stage 3 the PSNR of the exported GLB's renders against the texture field's. Frechet
+distances of so few pictures are biased upwards: compare them with each other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.text_to_3d import (
 )
 from configs.load import load_saved
 from configs.runs import CONFIG_FILE, find_checkpoint
+from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
 from evaluation.image_metrics import frechet_distance
 from evaluation.judged_runs import JudgedRun, attributes_of, judge_run
 from evaluation.shape_metrics import ShapeScore, shape_score
@@ -39,6 +41,7 @@ from models.mesh import Mesh
 from priors.evaluate import contact_sheet
 from priors.judge_model import load_judge
 from systems.run import load_scene
+from systems.scenes import Surface
 
 STAGES = (FIRST_STAGE, "2-geometry", "3-texture")
 SHAPE_STAGES = STAGES[:2]  # the third keeps the second's shape
@@ -50,15 +53,19 @@ class StageResult:
 
     judged: JudgedRun
     shape: ShapeScore | None
+    bake: BakeFidelity | None  # of the exported GLB
 
 
-def exported_mesh(folder: Path) -> Mesh:
-    """The surface of a run's first particle, at full resolution."""
+def first_surface(folder: Path) -> Surface:
+    """The surface of a run's first particle, at full resolution, on the CPU."""
     folder, checkpoint = find_checkpoint("--run", folder)
-    _, config = load_saved(folder / CONFIG_FILE, {"trainer.accelerator": "auto"})
-    surface = load_scene(config, checkpoint)[0].surface(0)
-    vertices = surface.vertices.float().cpu()
-    return Mesh(vertices, surface.faces.cpu(), torch.zeros_like(vertices))
+    _, config = load_saved(folder / CONFIG_FILE, {"trainer.accelerator": "cpu"})
+    return load_scene(config, checkpoint)[0].surface(0)
+
+
+def as_mesh(surface: Surface) -> Mesh:
+    vertices = surface.vertices.float()
+    return Mesh(vertices, surface.faces, torch.zeros_like(vertices))
 
 
 def main() -> None:
@@ -73,7 +80,8 @@ def main() -> None:
     results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
     world: list[Float[Tensor, "views width"]] = []
     unscored: list[str] = []
-    print("| prompt | minutes | stage | class | colour | IoU | Chamfer |\n|---|---|---|---|---|---|---|")
+    print("| prompt | minutes | stage | class | colour | view | IoU | Chamfer | bake, dB |")
+    print("|---|---|---|---|---|---|---|---|---|")
     prompts = benchmark_prompts()[::2][: args.prompts]
 
     def run(prompt: str, more: list[str]) -> Path:
@@ -84,13 +92,16 @@ def main() -> None:
         minutes = wall_seconds(top) / 60
         for stage in STAGES:
             judged = judge_run(top / stage, judge)
-            shape = None
-            if stage in SHAPE_STAGES:
-                try:
-                    shape = shape_score(exported_mesh(top / stage), attributes_of(prompt)[0])
-                except ValueError as error:  # an open surface encloses nothing
-                    unscored.append(f"{prompt}, {stage}: {error}")
-            results[stage].append(StageResult(judged, shape))
+            shape, bake = None, None
+            try:
+                surface = first_surface(top / stage)
+                if stage in SHAPE_STAGES:
+                    shape = shape_score(as_mesh(surface), attributes_of(prompt)[0])
+                else:
+                    bake = bake_fidelity(surface, top / stage / "mesh.glb", judged.cameras)
+            except ValueError as error:  # an empty surface, or an open one, which encloses nothing
+                unscored.append(f"{prompt}, {stage}: {error}")
+            results[stage].append(StageResult(judged, shape, bake))
             print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([results[stage][-1]])} |", flush=True)
         world.append(world_features(judge, results[STAGES[0]][-1].judged, 1)[0])
     for stage, found in results.items():
@@ -106,12 +117,14 @@ def main() -> None:
 
 
 def _row(results: list[StageResult]) -> str:
-    shares = [np.mean([getattr(each.judged, key) for each in results]) for key in ("class_right", "color_right")]
+    keys = ("class_right", "color_right", "view_right")
+    shares = [np.mean([getattr(each.judged, key) for each in results]) for key in keys]
     shapes = [each.shape for each in results if each.shape is not None]
     lengths = [
         f"{np.mean([getattr(each, key) for each in shapes]):.3f}" if shapes else "" for key in ("iou", "chamfer")
     ]
-    return " | ".join([*(f"{share:.1%}" for share in shares), *lengths])
+    bakes = [each.bake.whole for each in results if each.bake is not None]
+    return " | ".join([*(f"{share:.1%}" for share in shares), *lengths, f"{np.mean(bakes):.1f}" if bakes else ""])
 
 
 if __name__ == "__main__":
