@@ -43,17 +43,19 @@ class SDFFieldConfig:
 class SDFField(nn.Module):
     """A deformable surface; a ball of half the radius until it is initialised from a density."""
 
-    def __init__(self, config: SDFFieldConfig) -> None:
+    def __init__(self, config: SDFFieldConfig, lattice: TetrahedralLattice | None = None) -> None:
+        """``lattice``: that of other surfaces of this configuration, to share; None makes a new one."""
         super().__init__()
         self.config = config
+        self.lattice = bcc_lattice(config.cells, config.radius) if lattice is None else lattice
+        self.sdf = nn.Parameter(torch.linalg.vector_norm(self.lattice.vertices, dim=-1) - config.radius / 2)
+        self.offsets = nn.Parameter(torch.zeros_like(self.lattice.vertices))
+
+    @staticmethod
+    def several(config: SDFFieldConfig, count: int) -> nn.ModuleList:
+        """Surfaces on one lattice."""
         lattice = bcc_lattice(config.cells, config.radius)
-        # The configuration determines the lattice, so checkpoints need not hold it.
-        self.register_buffer("lattice_vertices", lattice.vertices, persistent=False)
-        self.register_buffer("tetrahedra", lattice.tetrahedra, persistent=False)
-        self.register_buffer("on_boundary", lattice.on_boundary, persistent=False)
-        self.spacing = lattice.spacing
-        self.sdf = nn.Parameter(torch.linalg.vector_norm(lattice.vertices, dim=-1) - config.radius / 2)
-        self.offsets = nn.Parameter(torch.zeros_like(lattice.vertices))
+        return nn.ModuleList(SDFField(config, lattice) for _ in range(count))
 
     def initialize(self, density: Density, level: float, *, bounds: str = "ball") -> None:
         """Start from the surface where a density crosses a level, in the lattice's cube.
@@ -64,12 +66,11 @@ class SDFField(nn.Module):
         Raises:
             ValueError: the level set is empty, full or fragmented; the message names levels that would work.
         """
-        lattice = TetrahedralLattice(self.lattice_vertices, self.tetrahedra, self.on_boundary, self.spacing)
         with torch.no_grad():
             self.sdf.copy_(
                 initial_sdf(
                     density,
-                    lattice,
+                    self.lattice,
                     level,
                     radius=self.config.radius,
                     bounds=bounds,
@@ -82,8 +83,8 @@ class SDFField(nn.Module):
         """The lattice's vertices with their offsets, of a length below the largest allowed, in scene units."""
         lengths_squared = self.offsets.square().sum(-1, keepdim=True)
         bounded = self.offsets * (1 + lengths_squared).rsqrt()
-        bounded = bounded.masked_fill(self.on_boundary[:, None], 0.0)
-        return self.lattice_vertices + self.config.max_offset * self.spacing * bounded
+        bounded = bounded.masked_fill(self.lattice.on_boundary[:, None], 0.0)
+        return self.lattice.vertices + self.config.max_offset * self.lattice.spacing * bounded
 
     def forward(self) -> tuple[Float[Tensor, "surface_vertices 3"], Int[Tensor, "faces 3"]]:
         """The surface without floaters: vertices, differentiable in the parameters, and faces.
@@ -91,8 +92,10 @@ class SDFField(nn.Module):
         Raises:
             ValueError: the surface has vanished.
         """
-        sdf = torch.where(self.on_boundary, self.sdf.detach().abs().clamp(min=1e-3 * self.spacing), self.sdf)
-        vertices, faces = marching_tetrahedra(self.deformed_vertices(), sdf, self.tetrahedra)
+        lattice = self.lattice
+        least = 1e-3 * lattice.spacing
+        sdf = torch.where(lattice.on_boundary, self.sdf.detach().abs().clamp(min=least), self.sdf)
+        vertices, faces = marching_tetrahedra(self.deformed_vertices(), sdf, lattice.tetrahedra)
         if len(faces) == 0:
             raise ValueError(
                 "sdf: the surface has vanished, no vertex of the lattice is inside; "

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 TETRAHEDRON_EDGES = tuple(itertools.combinations(range(4), 2))
 # How far vertices may move, as a share of the spacing, until a tetrahedron could turn inside out: opposite
@@ -28,14 +28,30 @@ TETRAHEDRON_EDGES = tuple(itertools.combinations(range(4), 2))
 SAFE_OFFSET = 0.25
 
 
-@dataclass(frozen=True)
-class TetrahedralLattice:
-    """A cube filled with tetrahedra."""
+class TetrahedralLattice(nn.Module):
+    """A cube filled with tetrahedra.
+
+    A module without state, so that several surfaces can share one and it moves with them: it takes far more memory
+    than what they train. The configuration determines it, so checkpoints need not hold it.
+    """
 
     vertices: Float[Tensor, "vertices 3"]  # scene units
     tetrahedra: Int[Tensor, "tetrahedra 4"]  # int64; det(v1 - v0, v2 - v0, v3 - v0) > 0
     on_boundary: Bool[Tensor, "vertices"]
     spacing: float  # side of a cube of the grid, scene units
+
+    def __init__(
+        self,
+        vertices: Float[Tensor, "vertices 3"],
+        tetrahedra: Int[Tensor, "tetrahedra 4"],
+        on_boundary: Bool[Tensor, "vertices"],
+        spacing: float,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("vertices", vertices, persistent=False)
+        self.register_buffer("tetrahedra", tetrahedra, persistent=False)
+        self.register_buffer("on_boundary", on_boundary, persistent=False)
+        self.spacing = spacing
 
 
 def bcc_lattice(cells: int, radius: float) -> TetrahedralLattice:

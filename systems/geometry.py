@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.schema import RunConfig
 from models.background import Background
@@ -39,7 +39,7 @@ class GeometryParticles(MeshScenes):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.particles = nn.ModuleList(SDFField(config.surface.field) for _ in range(config.particles))
+        self.particles = SDFField.several(config.surface.field, config.particles)
         self.originals = Particles(config.scene, config.particles, config.seed).requires_grad_(False)
 
     def begin(self, folder: Path | None) -> None:

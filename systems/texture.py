@@ -39,7 +39,7 @@ class TextureParticles(MeshScenes):
         generators = [particle_generator(config.seed, index) for index in range(config.particles)]
         self.particles = nn.ModuleList(TextureField(config.appearance.field, each) for each in generators)
         self.backgrounds = nn.ModuleList(Background(config.scene.background, each) for each in generators)
-        self.surfaces = nn.ModuleList(SDFField(config.surface.field) for _ in generators).requires_grad_(False)
+        self.surfaces = SDFField.several(config.surface.field, config.particles).requires_grad_(False)
         self._meshes: dict[int, RenderedMesh] = {}
         self.register_load_state_dict_post_hook(lambda scene, _: scene._meshes.clear())
 

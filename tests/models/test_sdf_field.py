@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from models.mesh_geometry import connected_parts, mesh_edges, signed_volume
 from models.sdf_field import SDFField, SDFFieldConfig
@@ -49,7 +50,7 @@ def test_it_starts_from_the_densitys_surface(level):
     vertices, faces = geometry()
     radius = 0.45 - math.log(level / (20 - level)) / 200
     distance = (vertices - CENTRE).norm(dim=-1)
-    assert (distance - radius).abs().max() < 0.12 * geometry.spacing
+    assert (distance - radius).abs().max() < 0.12 * geometry.lattice.spacing
     assert signed_volume(vertices, faces).item() == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.03)
     assert_closed(faces)
 
@@ -77,7 +78,7 @@ def test_floaters_are_left_out_from_the_start():
     geometry.initialize(with_floaters, 10.0)
     _, faces = geometry()
     assert connected_parts(faces).max() == 0
-    assert (geometry.sdf[(geometry.lattice_vertices - torch.tensor([-0.6, 0.5, -0.3])).norm(dim=-1) < 0.2] > 0).all()
+    assert (geometry.sdf[(geometry.lattice.vertices - torch.tensor([-0.6, 0.5, -0.3])).norm(dim=-1) < 0.2] > 0).all()
     keeping = field(floater_share=0.0)
     keeping.initialize(with_floaters, 10.0)
     assert connected_parts(keeping()[1]).max() == 1
@@ -85,7 +86,7 @@ def test_floaters_are_left_out_from_the_start():
 
 def test_floaters_that_grow_later_are_left_out_of_the_mesh():
     geometry = field(floater_share=0.1)
-    near = (geometry.lattice_vertices - torch.tensor([0.75, 0.0, 0.0])).norm(dim=-1) < 0.12
+    near = (geometry.lattice.vertices - torch.tensor([0.75, 0.0, 0.0])).norm(dim=-1) < 0.12
     with torch.no_grad():
         geometry.sdf[near] = -0.02
     vertices, faces = geometry()
@@ -105,8 +106,8 @@ def test_random_parameters_still_give_a_closed_outward_mesh():
     assert_closed(faces)
     assert signed_volume(vertices, faces) > 0
     assert vertices.abs().max() <= 1.0
-    moved = (geometry.deformed_vertices() - geometry.lattice_vertices).norm(dim=-1)
-    assert moved.max() <= SAFE_OFFSET * geometry.spacing * (1 + 1e-5)
+    moved = (geometry.deformed_vertices() - geometry.lattice.vertices).norm(dim=-1)
+    assert moved.max() <= SAFE_OFFSET * geometry.lattice.spacing * (1 + 1e-5)
 
 
 def test_an_optimiser_reaches_another_shape():
@@ -172,3 +173,11 @@ def test_config_names_the_bad_field(name, value):
 def test_unknown_bounds_are_an_error():
     with pytest.raises(ValueError, match="bounds: 'cone' is not one of ball, box"):
         field(cells=4).initialize(ball_density, 1.0, bounds="cone")
+
+
+def test_several_surfaces_share_a_lattice_that_is_no_state():
+    first, second = SDFField.several(SDFFieldConfig(cells=4), 2)
+    assert first.lattice is second.lattice and first.sdf is not second.sdf
+    assert set(first.state_dict()) == {"sdf", "offsets"}
+    moved = nn.ModuleList([first, second]).double()
+    assert moved[0].lattice.vertices is moved[1].lattice.vertices and moved[1].lattice.vertices.dtype == torch.float64
