@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from configs.load import load_config
+from configs.sources import CONFIG_FOLDER
 from evaluation.image_metrics import frechet_distance, r_precision
-from evaluation.judged_runs import attributes_of, diversity
+from evaluation.judged_runs import attributes_of, diversity, judging_cameras
+from renderers.cameras import view_index
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -58,3 +61,12 @@ def test_diversity_compares_particles_under_the_same_camera():
     assert diversity(features.flip(1)) == pytest.approx(8 / 3)
     with pytest.raises(ValueError, match="2 particles"):
         diversity(features[:1])
+
+
+def test_no_judging_camera_is_at_the_border_of_two_view_words() -> None:
+    config = load_config(CONFIG_FOLDER / "vsd-nerf.yaml", {}).config
+    cameras = judging_cameras(config)
+    nearest = ((cameras.azimuth_deg % 90) - 45).abs().min()
+    assert len(cameras) == 8 and nearest == 22.5
+    words = view_index(cameras.azimuth_deg, cameras.elevation_deg, config.text.view_thresholds)
+    assert torch.bincount(words).tolist() == [2, 4, 2]  # front, side, back
