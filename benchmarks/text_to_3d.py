@@ -38,6 +38,7 @@ from priors.world.classes import CLASSES
 from priors.world.dataset import draw_instance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+WALL_SECONDS = "wall_seconds.json"
 FIRST_STAGE = "1-nerf"  # of configs/prolific.yaml
 
 
@@ -71,8 +72,9 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
     with open(log, "a", encoding="utf-8") as stream:
         status = subprocess.run(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT).returncode
     if run.is_dir():
-        earlier = wall_seconds(run)
-        (run / "wall_seconds.json").write_text(json.dumps(earlier + time.monotonic() - started), encoding="utf-8")
+        path = run / WALL_SECONDS
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+        path.write_text(json.dumps(earlier + time.monotonic() - started), encoding="utf-8")
     if status:
         raise SystemExit(f"{shlex.join(command)}: exit status {status}; its output is in {log}")
     return run
@@ -90,11 +92,10 @@ def wall_seconds(run: Path) -> float:
 
     Of a pipeline's stage it is the training alone.
     """
-    path = run / "wall_seconds.json"
+    path = run / WALL_SECONDS
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    summary = run / "summary.json"
-    return json.loads(summary.read_text(encoding="utf-8"))["training_seconds"] if summary.exists() else 0.0
+    return json.loads((run / "summary.json").read_text(encoding="utf-8"))["training_seconds"]
 
 
 @torch.no_grad()
