@@ -15,6 +15,7 @@ from systems.backgrounds import training_background
 from systems.base import DistillationSystem
 from systems.data import IterationData, IterationNumbers
 from systems.nerf import NeRFSystem
+from systems.regularizers import REGULARIZERS
 from systems.run import build_prompts, build_trainer, quieten_lightning, train
 from systems.seeding import Purpose, pick_particle, stream
 from tests.systems.tiny_runs import assert_same_state, load, with_output
@@ -142,7 +143,9 @@ def test_a_gradient_limit_holds(config, prior, tmp_path, monkeypatch) -> None:
 
 def test_regularisers_of_weight_zero_are_not_computed(config, prior, tmp_path, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr("systems.base.regularizer", lambda name, views, _: asked.append(name) or views.opacity.mean())
+    for name in REGULARIZERS:
+        watched = lambda views, _, name=name: asked.append(name) or views.opacity.mean()  # noqa: E731
+        monkeypatch.setitem(REGULARIZERS, name, watched)
     off = RegularizerConfig(entropy=[[0, 0.0], [1, 0.0], [1, 2.0]])
     fit(replace(config, iterations=2, regularizers=off), prior, tmp_path)
     assert asked == ["entropy"]  # in the second iteration
