@@ -1,10 +1,12 @@
-"""Before any test imports PyTorch: threads that wait by sleeping.
+"""Before any test imports PyTorch: one thread, and threads that wait by sleeping.
 
-OpenMP's threads spin while they wait for each other; where anything else runs on the machine that makes
-small tests ten times slower (measured in docs/experiments.md).
+The tests' networks are so small that a second thread gains nothing; a second process of tests does. OpenMP's
+threads spin while they wait for each other; where anything else runs on the machine that makes small tests
+ten times slower (measured in docs/experiments.md).
 """
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")

@@ -426,4 +426,8 @@ def test_threads_of_the_configuration(run, monkeypatch):
 
 
 def test_waiting_threads_do_not_spin():
-    assert os.environ["OMP_WAIT_POLICY"] and os.environ["GOMP_SPINCOUNT"]
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    command = f"import os, launch; print([os.environ[name] for name in {names}])"
+    result = subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, env=clean, capture_output=True, text=True)
+    assert result.stdout.strip() == "['PASSIVE', '0']"

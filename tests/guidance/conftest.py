@@ -15,11 +15,6 @@ from tests.tiny_priors import save_tiny_flux, save_tiny_sd3, save_tiny_sdxl, sav
 FAMILIES = ["epsilon", "v", "sdxl", "sd3", "flux"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny pipelines: Stable Diffusion by what its network predicts, the others by family."""

@@ -159,7 +159,6 @@ def test_view_borders_are_left_out():
 
 
 def _average_in_a_process(rank: int, folder: str, processes: int) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=processes)
     parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(5))]
     parameters[0].grad = torch.full((2, 3), float(rank))

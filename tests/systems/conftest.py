@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from configs.schema import RunConfig
 from guidance.loading import load_prior
@@ -14,11 +13,6 @@ from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
 from systems.nerf import NeRFSystem
 from tests.systems.tiny_runs import tiny_config
 from tests.tiny_priors import save_tiny_stable_diffusion
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -22,15 +22,12 @@ from configs.schema import PriorConfig
 from systems.callbacks.results import turntable
 from systems.nerf import NeRFParticles
 from systems.pictures import write_video
-from tests.systems.tiny_runs import assert_same_state, load, with_output
+from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 
 
 @pytest.fixture(scope="module")
 def finished(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two particles with all its outputs."""
-    from tests.systems.tiny_runs import tiny_config
-
-    torch.set_num_threads(1)
     config = tiny_config(prior_folder, particles=2, iterations=2)
     folder = tmp_path_factory.mktemp("finished")
     return run.train(with_output(config, preview_every=2, diagnostics_every=4), folder)

@@ -30,7 +30,6 @@ SDS = GuidanceConfig(loss="sds", guidance_scale=20.0)
 @pytest.fixture(scope="module")
 def runs(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[RunConfig, Path]]:
     """Configuration and last checkpoint of each stage, one going on from the other, two particles."""
-    torch.set_num_threads(1)
     base = with_output(tiny_config(prior_folder, particles=2, iterations=2), checkpoint_every=2, keep_checkpoints=5)
     done: dict[str, tuple[RunConfig, Path]] = {}
     for stage, guidance in (("nerf", base.guidance), ("geometry", SDS), ("texture", base.guidance)):

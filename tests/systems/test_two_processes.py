@@ -19,7 +19,7 @@ def run(*arguments: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "tests.systems.two_processes", *map(str, arguments)],
         cwd=REPOSITORY,
-        env={**clean, "OMP_NUM_THREADS": "1"},
+        env=clean,
         capture_output=True,
         text=True,
         timeout=300,

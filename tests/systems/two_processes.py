@@ -30,7 +30,6 @@ class RankFiles(Callback):
 
 
 def main(prior: str, folder: str, resume: str | None = None) -> None:
-    torch.set_num_threads(1)
     config = tiny_config(Path(prior), particles=2, iterations=2)
     config = replace(config, trainer=replace(config.trainer, devices=2))
     config = with_output(config, checkpoint_every=2, keep_checkpoints=3)
