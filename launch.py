@@ -20,12 +20,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from configs.errors import MISTAKES, ConfigError, describe, is_user_mistake
+from configs.errors import MISTAKES, ConfigError, describe, is_disk_error, is_user_mistake
 
 if TYPE_CHECKING:  # importing PyTorch takes seconds: help and the plainest mistakes don't wait for it
     from configs.lineage import Earlier
@@ -75,6 +75,7 @@ class Plan:
     origin: str  # of the configuration, for the announcement
     remarks: tuple[str, ...] = ()
     pipeline: Path | None = None  # the folder of the pipeline that the run is a stage of
+    record: Callable[[], None] | None = None  # writes what a resumption changes, once nothing speaks against it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MISTAKES as error:
         if "--traceback" in arguments or not is_user_mistake(error):
             raise
-        return give_up(MISTAKE, f"error: {describe(error)}", plan)
+        remedy = f"\n{how_to_resume(plan)}" if is_disk_error(error) else ""
+        return give_up(MISTAKE, f"error: {describe(error)}{remedy}", plan)
     except KeyboardInterrupt:
         return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
     except SystemExit as error:
@@ -147,7 +149,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def make_plans(options: argparse.Namespace, arguments: Sequence[str]) -> list[Plan]:
-    """What to do, in order: one run, or those of a pipeline that aren't finished, with their ``config.yaml`` written.
+    """What to do, in order: one run, or those of a pipeline that aren't finished.
 
     Raises:
         ConfigError: a mistake in the command line, a file, a checkpoint's place or the output folder.
@@ -229,9 +231,11 @@ def _plan_from_checkpoint(
     if options.config is not None and not of_pipeline:
         runs.check_same_name(option, folder, saved, load.load_config(options.config, overrides).config)
     runs.check_changes(option, folder, saved, wanted)
-    if options.mode == "train" and runs.is_first_process():
+
+    def record() -> None:
         runs.write_config(wanted, folder, arguments)
-    return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / runs.CONFIG_FILE))
+
+    return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / runs.CONFIG_FILE), record=record)
 
 
 def _plan_new_pipeline(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
@@ -242,10 +246,16 @@ def _plan_new_pipeline(options: argparse.Namespace, arguments: Sequence[str], ov
 
 
 def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    from configs import pipeline
+    from configs import pipeline, runs
 
-    left = pipeline.go_on(top, overrides, arguments)
-    return [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
+    left = pipeline.go_on(top, overrides)
+
+    def record() -> None:  # for all stages at once: an interruption of the first keeps what was said of the next
+        for run in left:
+            runs.write_config(run.config, run.folder, arguments)
+
+    plans = [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
+    return [replace(plan, record=record) if plan is plans[0] else plan for plan in plans]
 
 
 def announce(plan: Plan) -> None:
@@ -292,7 +302,7 @@ def carry_out(plan: Plan) -> int:
         torch.set_num_threads(config.trainer.threads)
     try:
         if plan.mode == "train":
-            run.train(config, plan.folder, plan.checkpoint)
+            run.train(config, plan.folder, plan.checkpoint, plan.record)
         else:
             # Beside the training's own results, so that those of another checkpoint don't replace them.
             folder = plan.folder / plan.mode / plan.checkpoint.stem

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.fields import field_types, flatten
-from configs.lineage import Earlier
+from configs.lineage import Earlier, check_same_world
 from configs.load import LoadedConfig, load_config, load_saved
 from configs.runs import (
     CHECKPOINT_FOLDER,
@@ -158,29 +158,33 @@ def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tu
     return top, runs
 
 
-def go_on(top: Path, overrides: dict[str, str], arguments: Sequence[str]) -> list[StageRun]:
+def go_on(top: Path, overrides: dict[str, str]) -> list[StageRun]:
     """What is left to do of a pipeline; finished stages, those with last checkpoint and results, are left out.
 
     Raises:
-        ConfigError: a change to a stage that is finished, or that would make another result.
+        ConfigError: a change to a stage that is finished, that would make another result, or that disagrees with
+            the stage before.
     """
     folders = stage_folders(top)
     names = [folder.name.partition("-")[2] for folder in folders]
     values = split_by_stage(overrides, names)
     runs = []
-    for number, (folder, name) in enumerate(zip(folders, names, strict=True)):
+    earlier: Earlier | None = None
+    for folder, name in zip(folders, names, strict=True):
         place = folder / CONFIG_FILE
         saved, wanted = load_saved(place, values[name])
+        found = checkpoints(folder)
+        if earlier is not None:
+            wanted = replace(wanted, source=str(earlier.checkpoint))
         if is_finished(folder, saved):
             check_finished(name, top, overrides, saved, wanted)
-            continue
-        found = checkpoints(folder)
-        if found:
-            check_changes("--resume", folder, saved, wanted)
-        if number:
-            wanted = replace(wanted, source=str(folders[number - 1].absolute() / NEWEST))
-        write_config(wanted, folder, arguments)
-        runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
+        else:
+            if found:
+                check_changes("--resume", folder, saved, wanted)
+            elif earlier is not None:
+                check_same_world(wanted, earlier.config, earlier.checkpoint)
+            runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
+        earlier = Earlier(wanted, folder.absolute() / NEWEST)
     check_devices([run.config for run in runs])
     return runs
 

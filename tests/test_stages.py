@@ -272,6 +272,25 @@ def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):  # noqa: F
     assert [call[1].appearance.fit_iterations for call in run.calls][1] == 3
 
 
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("trainer.devices=2", "the stages of a pipeline run in one process"),
+        ("texture.particles=3", "particles: 3 here, 1 in the run"),
+        ("texture.surface.field.cells=20", "surface.field.cells: 20 here"),
+    ],
+)
+def test_a_refused_change_to_a_pipeline_leaves_it_as_it_was(change, part, run, capsys, tmp_path):  # noqa: F811
+    run.behave = stopped("geometry", interrupt)
+    assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
+    top = tmp_path / "outputs/prolific/a-blue-chair/mine"
+    before = files(top)
+    run.calls.clear()
+    assert launch.main(["--resume", str(top), change]) == 2
+    assert part in capsys.readouterr().err
+    assert not run.calls and files(top) == before
+
+
 def test_a_mistake_in_a_later_stage_keeps_the_earlier_ones(run, capsys, tmp_path):  # noqa: F811
     def behave(config, folder):
         if config.stage == "geometry":
