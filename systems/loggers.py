@@ -37,6 +37,7 @@ def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 save_dir=folder,
                 offline=offline,
+                mode="offline" if offline else None,  # the look for an account has read WANDB_MODE already
                 config=plain(config),
                 # A resumed run goes on as the same one.
                 id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
@@ -49,7 +50,8 @@ def has_wandb_account() -> bool:
     """Whether W&B may be asked to upload: an API key is known, and the environment does not forbid it."""
     import wandb
 
-    return os.environ.get("WANDB_MODE") not in ("offline", "disabled") and bool(wandb.api.api_key)
+    forbidden = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    return not forbidden and wandb.login(prompt=False, verify=False)  # that looks for a key, and asks nobody
 
 
 def close_loggers(config: RunConfig) -> None:
