@@ -4,10 +4,11 @@ A mistake of the user's is shown as one message (what, where, what is allowed, t
 program with status 2; anything else keeps its traceback, because its reader is a programmer. The border:
 
 1. A ``ConfigError`` is a mistake, whenever it is raised.
-2. Once the training loop runs nothing else is: whatever fails then passed every check of the set-up.
-3. Before that an ``OSError`` is (a missing file, a full disk, no permission), and so is an
+2. So is a disk that is full or cannot be written to, at any time.
+3. Once the training loop runs nothing else is: whatever fails then passed every check of the set-up.
+4. Before that an ``OSError`` is (a missing file, a full disk, no permission), and so is an
    ``ImportError`` (a package that isn't installed).
-4. So is a ``ValueError`` that this project's own code raises: the project writes such errors for users.
+5. So is a ``ValueError`` that this project's own code raises: the project writes such errors for users.
    One that surfaces from inside a library speaks of things that the user never named.
 
 An ``AssertionError``, a ``TypeError`` or a ``RuntimeError`` is always a bug.
@@ -16,11 +17,13 @@ An ``AssertionError``, a ``TypeError`` or a ``RuntimeError`` is always a bug.
 from __future__ import annotations
 
 import difflib
+import errno
 import traceback
 from collections.abc import Iterable
 
 PROJECT = ("configs", "evaluation", "guidance", "launch", "models", "priors", "renderers", "systems")
 MISTAKES = (ValueError, OSError, ImportError)  # the types that a mistake may have
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOOPS = ("lightning.pytorch.loops", "pytorch_lightning.loops")  # checkpoints are restored before these run
 
 
@@ -32,12 +35,18 @@ def is_user_mistake(error: BaseException) -> bool:
     """Whether an error is to be shown without its traceback; the module's docstring draws the border."""
     if isinstance(error, ConfigError):
         return True
+    if is_disk_error(error):
+        return True
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if any(module.startswith(LOOPS) for module in modules):
         return False
     if isinstance(error, ValueError):
         return bool(modules) and modules[-1].split(".")[0] in (*PROJECT, "__main__")
     return isinstance(error, (OSError, ImportError))
+
+
+def is_disk_error(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
 
 
 def describe(error: BaseException) -> str:

@@ -82,7 +82,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
         try:
-            torch.save(checkpoint, unfinished)
+            with open(unfinished, "wb") as stream:  # into a stream, so that a full disk is an OSError that says so
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())  # whole before it gets its name, also where the power fails
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
