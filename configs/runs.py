@@ -47,6 +47,8 @@ MAY_CHANGE_ON_RESUME = (
     "logger",
     "optimizer.lr_grid",
     "optimizer.lr_mlp",
+    "optimizer.lr_image",
+    "optimizer.lr_geometry",
     "optimizer.clip_norm",
     "estimator_optimizer.lr",
     "regularizers.entropy",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -59,6 +60,7 @@ class DistillationSystem(LightningModule, ABC):
     stage: str  # name of the stage, in configurations and checkpoints
     scenes_class: type[Scenes]
     regularizers: tuple[str, ...] = ()  # fields of RegularizerConfig that have a meaning in this stage
+    advice: ClassVar[dict[str, str]]  # what to try against a collapse, by symptom (systems/callbacks/collapse.py)
     iteration: Tensor
     report: StepReport  # of the last iteration
 

@@ -32,7 +32,7 @@ def require_finite(quantity: str, value: Tensor, iteration: int, state_is_sound:
     """Raise a `CollapseError` where a scalar is NaN or infinite."""
     if not torch.isfinite(value):
         advice = (
-            "lower learning rates (optimizer.lr_grid, estimator_optimizer.lr), a limit on gradients "
+            "lower learning rates (those of the section optimizer, estimator_optimizer.lr), a limit on gradients "
             "(optimizer.clip_norm, guidance.max_gradient_rms), or a wider number format (trainer.precision=32-true)"
         )
         raise CollapseError(f"{quantity} is {value.item():g}", iteration, advice, state_is_sound)

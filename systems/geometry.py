@@ -10,6 +10,7 @@ stage 3 begun, without the run of stage 1.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -105,3 +106,8 @@ class GeometrySystem(MeshSystem):
     stage = "geometry"
     scenes_class = GeometryParticles
     regularizers = ("normal_consistency", "laplacian")
+    advice: ClassVar[dict[str, str]] = {
+        "empty": "a lower optimizer.lr_geometry or guidance.guidance_scale, or (a new run) a source with more matter",
+        "opaque": "a lower optimizer.lr_geometry or guidance.guidance_scale, or (a new run) cameras farther away",
+        "saturated": "a lower guidance.guidance_scale, or (a new run) a source with other colours",
+    }

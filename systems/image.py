@@ -6,6 +6,8 @@ estimator's camera condition are constants.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -58,6 +60,9 @@ class ImageSystem(DistillationSystem):
     stage = "image"
     scenes_class = Pictures
     scene: Pictures
+    advice: ClassVar[dict[str, str]] = {
+        "saturated": "a lower guidance.guidance_scale or optimizer.lr_image, or a limit guidance.max_gradient_rms"
+    }
 
     def draw_cameras(self, iteration: int) -> Cameras:
         return orbit(self.config, 1)[torch.zeros(self.config.render.views, dtype=torch.int64)].to(self.device)

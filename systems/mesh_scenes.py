@@ -85,8 +85,8 @@ class MeshSystem(DistillationSystem):
             try:
                 mesh = self.scene.mesh(particle)
             except ValueError as error:
-                advice = "a lower optimizer.lr_geometry or guidance.guidance_scale, or a source with more matter"
-                raise CollapseError(f"particle {particle} has no surface ({error})", iteration, advice) from error
+                what = f"particle {particle} has no surface ({error})"
+                raise CollapseError(what, iteration, self.advice["empty"]) from error
             self.figures["render/faces"] = float(len(mesh.faces))
             background = training_background(config, self.scene.background(particle), cameras, generator)
             return self.scene.draw(particle, mesh, cameras, config.size, background)

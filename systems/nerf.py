@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -100,6 +102,11 @@ class NeRFSystem(DistillationSystem):
     stage = "nerf"
     scenes_class = NeRFParticles
     regularizers = ("entropy", "sparsity", "opacity_binary", "transmittance")
+    advice: ClassVar[dict[str, str]] = {
+        "empty": "a lower regularizers.sparsity or optimizer.lr_grid, or (a new run) another seed",
+        "opaque": "a higher regularizers.sparsity, a lower optimizer.lr_grid, or (a new run) cameras farther away",
+        "saturated": "a lower guidance.guidance_scale or optimizer.lr_mlp, or a limit guidance.max_gradient_rms",
+    }
     scene: NeRFParticles
 
     def prepare(self, iteration: int) -> None:

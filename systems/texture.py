@@ -9,6 +9,7 @@ short run has no time to invent them from grey.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,11 @@ class TextureSystem(MeshSystem):
 
     stage = "texture"
     scenes_class = TextureParticles
+    advice: ClassVar[dict[str, str]] = {  # the shape stays as the source made it
+        "empty": "(a new run) a source with more matter, or cameras nearer to it",
+        "opaque": "(a new run) a smaller source, or cameras farther away",
+        "saturated": "a lower guidance.guidance_scale or optimizer.lr_grid, or a limit guidance.max_gradient_rms",
+    }
 
 
 def fit(field: TextureField, surface: Surface, iterations: int, generator: torch.Generator) -> None:

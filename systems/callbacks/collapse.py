@@ -17,12 +17,6 @@ from renderers.output import RenderOutput
 from systems.base import DistillationSystem
 from systems.collapse import CollapseError, require_finite
 
-ADVICE = {
-    "empty": "a weaker sparsity or entropy (regularizers.*), a lower optimizer.lr_grid or (a new run) another seed",
-    "opaque": "a stronger regularizers.sparsity, a lower optimizer.lr_grid, or (a new run) cameras farther away",
-    "saturated": "a lower guidance.guidance_scale, a limit guidance.max_gradient_rms, or a lower optimizer.lr_mlp",
-}
-
 
 @dataclass(frozen=True)
 class Vitals:
@@ -56,7 +50,7 @@ class CollapseDetection(Callback):
             self.counts[key] = self.counts.get(key, 0) + 1 if found else 0
             if self.counts[key] >= self.config.patience:
                 what = f"particle {report.particle} is {symptom}: {quantity} for {self.config.patience} views in a row"
-                raise CollapseError(what, iteration, ADVICE[symptom])
+                raise CollapseError(what, iteration, system.advice[symptom])
 
     def symptoms(self, vitals: Vitals, may_be_opaque: bool) -> dict[str, tuple[bool, str]]:
         """Which symptoms a scene shows, each with the quantity in words."""

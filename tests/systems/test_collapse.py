@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from configs.runs import MAY_CHANGE_ON_RESUME
 from configs.schema import CollapseConfig
 from guidance.vsd import ScoreDistillation
 from renderers.output import RenderOutput
 from systems.callbacks.collapse import CollapseDetection, measure
 from systems.collapse import CollapseError, require_finite
-from systems.nerf import NeRFParticles
+from systems.nerf import NeRFParticles, NeRFSystem
 from systems.run import train
+from systems.stages import SYSTEMS
 from tests.systems.tiny_runs import load, with_output
 
 
@@ -27,7 +30,8 @@ def look(
     detection: CollapseDetection, seen: RenderOutput, particle: int = 0, times: int = 1, may_be_opaque: bool = False
 ) -> None:
     report = SimpleNamespace(particle=particle, views=seen)
-    system = SimpleNamespace(report=report, iteration=9, scene=SimpleNamespace(may_be_opaque=may_be_opaque))
+    scene = SimpleNamespace(may_be_opaque=may_be_opaque)
+    system = SimpleNamespace(report=report, iteration=9, scene=scene, advice=NeRFSystem.advice)
     for _ in range(times):
         detection.on_train_batch_end(SimpleNamespace(world_size=1), system)
 
@@ -40,7 +44,7 @@ def detection(config) -> CollapseDetection:
 @pytest.mark.parametrize(
     ("seen", "message"),
     [
-        (views(0.0, 0.5), "particle 0 is empty: mean opacity 0 for 3 views in a row at iteration 9; try a weaker"),
+        (views(0.0, 0.5), "particle 0 is empty: mean opacity 0 for 3 views in a row at iteration 9; try a lower"),
         (views(1.0, 0.5), "particle 0 is opaque: 100.0% of the pixels opaque"),
         (views(1.0, 1.0), "particle 0 is (opaque|saturated)"),
     ],
@@ -78,6 +82,28 @@ def test_what_is_meant_to_be_opaque_may_be(config) -> None:
     impatient = CollapseDetection(replace(config, collapse=CollapseConfig(patience=1)))
     look(impatient, views(1.0, 0.5), times=9, may_be_opaque=True)
     look(CollapseDetection(replace(config, collapse=CollapseConfig(enabled=False))), views(0.0, 0.0), times=99)
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_advice_can_be_followed(system) -> None:
+    """What it names may be changed of the run that collapsed, and has a meaning in that stage."""
+    scenes = system.scenes_class
+    symptoms = {"saturated"} if getattr(scenes, "is_flat", False) else {"empty", "opaque", "saturated"}
+    assert symptoms <= system.advice.keys()
+    for text in system.advice.values():
+        for field in re.findall(r"[a-z_]+\.[a-z_]+", text.partition("(a new run)")[0]):
+            assert field in MAY_CHANGE_ON_RESUME
+            section, name = field.split(".")
+            assert section != "regularizers" or name in system.regularizers
+
+
+def test_a_dead_scene_stops_the_run_and_keeps_what_was_before(config, tmp_path) -> None:
+    """Not even a whole second picture is full enough for this limit."""
+    config = replace(config, collapse=CollapseConfig(min_opacity=1.0, patience=2))
+    with pytest.raises(CollapseError, match=r"particle 0 is empty: .* at iteration 2; .* go on from .*000000\.ckpt"):
+        train(with_output(config, checkpoint_every=1), tmp_path)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["000000.ckpt", "last.ckpt"]
+    assert not (tmp_path / "summary.json").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
