@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from configs.runs import RUN_FOLDER_VARIABLE, is_first_process
 from configs.schema import RunConfig
@@ -55,8 +57,11 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
 
 
-def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
+def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Callable[[], None] | None = None) -> Path:
     """Run, or go on from a checkpoint, to the end of the configuration's iterations.
+
+    Args:
+        begun: called in the first process once nothing speaks against the run any more.
 
     Returns:
         The folder with the results.
@@ -72,13 +77,17 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None) -> Path:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     quieten_lightning()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, which costs time
     trainer = build_trainer(config, folder)
     prior = build_prior(config, trainer.strategy.root_device)
     system = system_class(config)(config, prior, build_prompts(config, prior))
     if resume is None:
         system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
     announce(config, trainer, prior, system)
-    if resume is not None and is_finished(system, resume):
+    finished = resume is not None and is_finished(system, resume)
+    if begun is not None and is_first_process():
+        begun()
+    if finished:
         if trainer.is_global_zero:
             checkpoint = read_checkpoint(resume)
             system.load_state_dict(checkpoint["state_dict"])
@@ -169,8 +178,9 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=chosen_device(config),
         devices=config.trainer.devices,
-        # Theta's and phi's losses reach disjoint parameters, and of n particles one is seen.
-        strategy="ddp_find_unused_parameters_true" if config.trainer.devices > 1 else "auto",
+        strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
+        # Else threads add up the gradients of shared vertices in whatever order, and a resumed run differs.
+        deterministic=chosen_device(config) == "cpu",
         precision=precision,
         max_epochs=1,
         logger=build_loggers(config, folder),
@@ -180,6 +190,16 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         log_every_n_steps=log_interval(config),
         num_sanity_val_steps=0,
         enable_model_summary=False,
+    )
+
+
+def distributed_strategy() -> DDPStrategy:
+    """Lightning's DDP for this loop."""
+    return DDPStrategy(
+        # Theta's and phi's losses reach disjoint parameters, and of n particles one is seen.
+        find_unused_parameters=True,
+        # Lattices and occupancy grids: every rank computes the same ones, so that none has to be sent.
+        broadcast_buffers=False,
     )
 
 

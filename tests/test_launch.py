@@ -28,8 +28,11 @@ STUB = """
 class Interrupted(Exception):
     pass
 
-def train(config, folder, resume=None):
+def train(config, folder, resume=None, begun=None):
     calls.append(("train", config, folder, resume))
+    check(config, folder)
+    if begun is not None:
+        begun()
     behave(config, folder)
 
 def test(config, folder, checkpoint):
@@ -57,8 +60,9 @@ def module(name, source, **names):
 
 @pytest.fixture
 def run(monkeypatch):
-    """The stub; ``run.behave`` is what training does."""
-    stub = module("systems.run", STUB, calls=[], behave=lambda config, folder: None)
+    """The stub; ``run.check`` is what comes before training, ``run.behave`` what training does."""
+    nothing = lambda config, folder: None  # noqa: E731
+    stub = module("systems.run", STUB, calls=[], check=nothing, behave=nothing)
     monkeypatch.setitem(sys.modules, "systems.run", stub)
     monkeypatch.setattr(systems, "run", stub, raising=False)
     return stub
@@ -255,7 +259,21 @@ def test_a_bug_keeps_its_traceback(place, error, run, tmp_path):
     assert (tmp_path / "outputs/vsd-nerf/a-red-mug/kept/config.yaml").exists()
 
 
-@pytest.mark.parametrize("error", ["ValueError('x')", "FileNotFoundError('x')", "OSError(28, 'No space left')"])
+def test_a_disk_that_fills_during_training(run, capsys):
+    loop = module("lightning.pytorch.loops.fit_loop", LOOP)
+    step = raised_in("systems.nerf", "OSError(28, 'No space left on device', '/full/1.ckpt')")
+
+    def behave(config, folder):
+        save_checkpoint(folder)
+        loop.advance(lambda: step(config, folder))
+
+    run.behave = behave
+    assert launch.main(["--config", VSD, "output.run=mine"]) == 2
+    said = capsys.readouterr().err
+    assert "/full/1.ckpt: No space left on device" in said and "go on with: python launch.py --resume" in said
+
+
+@pytest.mark.parametrize("error", ["ValueError('x')", "FileNotFoundError('x')"])
 def test_what_fails_in_the_loop_is_a_bug(error, run):
     loop = module("lightning.pytorch.loops.fit_loop", LOOP)
     step = raised_in("systems.nerf", error)
@@ -370,6 +388,7 @@ def test_what_may_change_is_a_field(key, finished, run):
     values = {"logger": "wandb", "trainer.accelerator": "cpu", "export.formats": "[ply]", "export.texture_size": "64"}
     values |= {"prior.precision": "bf16", "trainer.precision": "bf16-mixed", "estimator.gradient_checkpointing": "true"}
     schedules = ("optimizer.lr_grid", "optimizer.lr_mlp", "regularizers.entropy", "regularizers.sparsity")
+    schedules += ("optimizer.lr_image", "optimizer.lr_geometry")
     values |= {"collapse.enabled": "false"} | dict.fromkeys(schedules, "[[0, 7]]")
     value = values.get(key, "torch" if key.endswith("backend") else "7")
     assert launch.main(["--resume", str(finished), f"{key}={value}"]) == 0
@@ -395,9 +414,10 @@ def test_a_checkpoint_outside_its_run(finished, run, capsys, tmp_path):
 
 
 def test_an_error_while_resuming_loses_nothing(finished, run, capsys, tmp_path):
-    run.behave = raised_in("systems.checkpoints", "ValueError('checkpoint: of another version')")
-    assert launch.main(["--resume", str(finished)]) == 2
-    assert (finished / "checkpoints" / "last.ckpt").exists() and (finished / "config.yaml").exists()
+    before = files(tmp_path)
+    run.check = raised_in("systems.checkpoints", "ValueError('checkpoint: beyond the end')")
+    assert launch.main(["--resume", str(finished), "iterations=3"]) == 2
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("mode", ["test", "export"])

@@ -135,20 +135,52 @@ def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(config, tmp_path, 
 
 
 def test_wandb_runs_offline_without_an_account(config, tmp_path, monkeypatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_PROJECT"):
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "nobody"))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config = with_output(replace(config, logger="wandb", iterations=1), preview_every=1, diagnostics_every=1)
-    run.train(config, tmp_path)
     import wandb
 
-    wandb.finish()
+    figures, configs, log = set(), [], wandb.Run.log
+
+    def spy(self, data, *args, **kwargs) -> None:
+        figures.update(data)
+        configs.append(dict(self.config))
+        log(self, data, *args, **kwargs)
+
+    monkeypatch.setattr(wandb.Run, "log", spy)
+    config = with_output(replace(config, logger="wandb", iterations=1), preview_every=1, diagnostics_every=1)
+    run.train(config, tmp_path)
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(folder.glob("*.wandb"))
     media = {path.suffix for path in (folder / "files/media").rglob("*") if path.is_file()}
     assert {".png", ".mp4", ".glb"} <= media
+    assert {"loss/scene", "loss/estimator", "grad/scene", "grad/estimator", "schedule/t_max"} <= figures
+    assert {f"media/{name}" for name in ("preview", "samples", "x0", "turntable", "mesh")} <= figures
+    assert configs[-1]["prompt"] == config.prompt and configs[-1]["noise"]["t_max"] == config.noise.t_max
     assert (tmp_path / "logs/version_0/metrics.csv").is_file()
+
+
+def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads(config, tmp_path) -> None:
+    """Points that many faces share; summed by atomics, twenty gradients of these were twenty different ones."""
+    run.build_trainer(config, tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.randint(0, 20_000, (100_000, 3), generator=generator)
+    weights = torch.randn(100_000, 3, 3, generator=generator)
+
+    def gradient() -> torch.Tensor:
+        vertices = torch.zeros(20_000, 3, requires_grad=True)
+        (vertices[faces] * weights).sum().backward()
+        return vertices.grad
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(10))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning import Callback
 
 import systems.run
+from guidance.config import GuidanceConfig
 from systems.run import build_trainer, train
 from tests.systems.tiny_runs import tiny_config, with_output
 
@@ -29,8 +30,10 @@ class RankFiles(Callback):
         torch.save(content, path)
 
 
-def main(prior: str, folder: str, resume: str | None = None) -> None:
-    config = tiny_config(Path(prior), particles=2, iterations=2)
+def main(prior: str, folder: str, stage: str, source: str = "", resume: str = "") -> None:
+    config = tiny_config(Path(prior), particles=2, iterations=2, stage=stage, source=source or None)
+    if stage == "geometry":
+        config = replace(config, name=stage, guidance=GuidanceConfig(loss="sds"))
     config = replace(config, trainer=replace(config.trainer, devices=2))
     config = with_output(config, checkpoint_every=2, keep_checkpoints=3)
 
@@ -40,7 +43,7 @@ def main(prior: str, folder: str, resume: str | None = None) -> None:
         return trainer
 
     systems.run.build_trainer = watched_trainer
-    train(config, Path(folder), None if resume is None else Path(resume))
+    train(config, Path(folder), Path(resume) if resume else None)
 
 
 if __name__ == "__main__":
