@@ -259,8 +259,12 @@ def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[
 
 
 def announce(plan: Plan) -> None:
-    """Say what will be done, and by which settings; those that decide most come first."""
+    """Say what will be done, once for all processes, and by which settings; those that decide most come first."""
     from configs.load import beyond_the_end
+    from configs.runs import is_first_process
+
+    if not is_first_process():
+        return
 
     config, cameras = plan.config, plan.config.cameras
     lines = {

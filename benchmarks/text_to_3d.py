@@ -7,8 +7,8 @@
 
 Runs ``launch.py`` once for each prompt, with everything at its default, skipping prompts whose run is
 finished: interrupt and call again. A first stage that ``benchmarks.three_stages`` ran in the same folder is
-such a run too. Then renders, judges and prints the table. Several at a time finish sooner together, but their
-minutes are not those of a run that has the machine for itself.
+such a run too. Then renders, judges and prints the table; a scene that collapsed counts as wrong in all views. Several
+at a time finish sooner together, but their minutes are not those of a run that has the machine for itself.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from configs.runs import slug
 from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
+from launch import COLLAPSED
 from priors.evaluate import contact_sheet
 from priors.judge_model import Judge, load_judge
 from priors.world.appearance import COLORS, render
@@ -51,8 +52,8 @@ def benchmark_prompts() -> list[str]:
     return prompts
 
 
-def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], last: str = "summary.json") -> Path:
-    """The run's folder, after running it to its end if it isn't there yet; keeps its log beside it.
+def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], last: str = "summary.json") -> Path | None:
+    """The run's folder, after running it to its end if it isn't there yet; None if it collapsed. Its log is beside it.
 
     Args:
         last: the file that the run writes last.
@@ -75,12 +76,14 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
         path = run / WALL_SECONDS
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
         path.write_text(json.dumps(earlier + time.monotonic() - started), encoding="utf-8")
+    if status == COLLAPSED:
+        return None
     if status:
         raise SystemExit(f"{shlex.join(command)}: exit status {status}; its output is in {log}")
     return run
 
 
-def at_a_time(jobs: int, run: Callable[[str, list[str]], Path], prompts: list[str]) -> Iterator[Path]:
+def at_a_time(jobs: int, run: Callable[[str, list[str]], Path | None], prompts: list[str]) -> Iterator[Path | None]:
     """Run prompts, so many at a time, and yield their folders in order; ``run`` is given overrides for that."""
     overrides = ["trainer.threads=1"] if jobs > 1 else []
     with ThreadPoolExecutor(jobs) as pool:
@@ -123,18 +126,21 @@ def main() -> None:
     overrides = [*args.overrides, f"particles={args.particles}"]
     is_default = not args.overrides and args.particles == 1 and Path(args.config).stem == "vsd-nerf"
 
-    def run(prompt: str, more: list[str]) -> Path:
+    def run(prompt: str, more: list[str]) -> Path | None:
         first_stage = args.folder / "prolific" / slug(prompt) / "benchmark" / FIRST_STAGE
         if is_default and (first_stage / "summary.json").exists():
             return first_stage
         return run_prompt(prompt, args.folder, args.config, [*overrides, *more])
 
-    judge, runs = load_judge(), []
+    judge, runs, prompts = load_judge(), [], benchmark_prompts()[: args.prompts]
     print("| prompt | minutes | class | colour | R-precision | view |\n|---|---|---|---|---|---|")
-    for folder in at_a_time(args.jobs, run, benchmark_prompts()[: args.prompts]):
+    for prompt, folder in zip(prompts, at_a_time(args.jobs, run, prompts), strict=True):
+        if folder is None:
+            print(f"| {prompt} | collapsed | | | | |", flush=True)
+            continue
         runs.append(judge_run(folder, judge))
         print(f"| {runs[-1].prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
-    mean = {key: float(np.mean([getattr(run, key) for run in runs])) for key in _FIGURES}
+    mean = {key: sum(getattr(run, key) for run in runs) / len(prompts) for key in _FIGURES}
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
     if args.particles > 1:
         own = np.mean([diversity(run.features) for run in runs])

@@ -8,14 +8,15 @@ Runs ``configs/prolific.yaml`` once for each prompt with everything at its defau
 finished: interrupt and call again. The table gives for each stage the judge's view of eight renders and their
 Frechet distance to as many world pictures from the same cameras; for stages 1 and 2 volume IoU and Chamfer
 distance of the surface, before any simplification, to the nearest of 64 world instances (which may be another one by
-IoU than by Chamfer distance); for stage 3 the PSNR of the exported GLB's renders against the texture field's. Frechet
-distances of so few pictures are biased upwards: compare them with each other.
+IoU than by Chamfer distance); for stage 3 the PSNR of the exported GLB's renders against the texture field's, and what
+Khronos' validator says of the GLB. Frechet distances of so few pictures are biased upwards: compare them with each
+other. Means of shapes are over the prompts for which both stages have one.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from benchmarks.text_to_3d import (
 from configs.load import load_saved
 from configs.runs import CONFIG_FILE, find_checkpoint
 from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
+from evaluation.gltf_validator import GltfValidator
 from evaluation.image_metrics import frechet_distance
 from evaluation.judged_runs import JudgedRun, attributes_of, judge_run
 from evaluation.shape_metrics import ShapeScore, shape_score
@@ -80,15 +82,19 @@ def main() -> None:
     results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
     world: list[Float[Tensor, "views width"]] = []
     unscored: list[str] = []
+    validate, issues = GltfValidator(args.folder / "gltf-validator"), [0, 0]
     print("| prompt | minutes | stage | class | colour | view | IoU | Chamfer | bake, dB |")
     print("|---|---|---|---|---|---|---|---|---|")
     prompts = benchmark_prompts()[::2][: args.prompts]
 
-    def run(prompt: str, more: list[str]) -> Path:
+    def run(prompt: str, more: list[str]) -> Path | None:
         last = f"{STAGES[-1]}/summary.json"
         return run_prompt(prompt, args.folder, "configs/prolific.yaml", [*args.overrides, *more], last)
 
     for prompt, top in zip(prompts, at_a_time(args.jobs, run, prompts), strict=True):
+        if top is None:
+            print(f"| {prompt} | collapsed | | | | | | | |", flush=True)
+            continue
         minutes = wall_seconds(top) / 60
         for stage in STAGES:
             judged = judge_run(top / stage, judge)
@@ -99,13 +105,22 @@ def main() -> None:
                     shape = shape_score(as_mesh(surface), attributes_of(prompt)[0])
                 else:
                     bake = bake_fidelity(surface, top / stage / "mesh.glb", judged.cameras)
+                    report = validate(top / stage / "mesh.glb")
+                    issues[0] += report.errors
+                    issues[1] += report.warnings
             except ValueError as error:  # an empty surface, or an open one, which encloses nothing
                 unscored.append(f"{prompt}, {stage}: {error}")
             results[stage].append(StageResult(judged, shape, bake))
             print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([results[stage][-1]])} |", flush=True)
         world.append(world_features(judge, results[STAGES[0]][-1].judged, 1)[0])
+    pairs = list(zip(*(results[stage] for stage in SHAPE_STAGES), strict=True))
+    for index, pair in enumerate(pairs):  # the same prompts in both means
+        if any(each.shape is None for each in pair):
+            for stage in SHAPE_STAGES:
+                results[stage][index] = replace(results[stage][index], shape=None)
     for stage, found in results.items():
         print(f"| **mean** | | {stage} | {_row(found)} |")
+    print(f"glTF validator, {len(world)} models: {issues[0]} errors, {issues[1]} warnings")
     for note in unscored:
         print(f"no shape score, and not in the mean: {note}")
     for stage, found in results.items():

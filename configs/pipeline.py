@@ -209,15 +209,20 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
     return last.is_file() and (folder / RESULT).is_file()
 
 
+def has_moved(folder: Path) -> bool:
+    """Whether a run has a checkpoint of an iteration; one of its start is written at once."""
+    return any(path.stem.isdigit() and int(path.stem) for path in checkpoints(folder))
+
+
 def stage_folders(top: Path) -> list[Path]:
     """The stages' runs of a pipeline's folder, in their order; empty where the folder isn't a pipeline's."""
     return sorted(path.parent for path in top.glob(f"[0-9]-*/{CONFIG_FILE}"))
 
 
 def newest_stage(top: Path) -> Path:
-    """The run of the furthest stage that has a checkpoint; of the first where none has."""
+    """The run of the furthest stage that has come beyond its start; of the first where none has."""
     folders = stage_folders(top)
-    return next((folder for folder in reversed(folders) if checkpoints(folder)), folders[0])
+    return next((folder for folder in reversed(folders) if has_moved(folder)), folders[0])
 
 
 def find_last(path: Path, overrides: dict[str, str]) -> Path:
@@ -229,8 +234,8 @@ def find_last(path: Path, overrides: dict[str, str]) -> Path:
     first = load_stages(read_pipeline(path), overrides)[0].config
     parent = prompt_folder(replace(first, name=path.stem))
     tops = [top for top in parent.iterdir() if stage_folders(top)] if parent.is_dir() else []
-    begun = {top: checkpoints(newest_stage(top)) for top in tops}
-    begun = {top: found[-1].stat().st_mtime for top, found in begun.items() if found}
+    begun = {top: [path for folder in stage_folders(top) for path in checkpoints(folder)] for top in tops}
+    begun = {top: max(path.stat().st_mtime for path in found) for top, found in begun.items() if found}
     if not begun:
         raise ConfigError(
             f"--resume {LAST}: no run with a checkpoint in {parent}; check configuration and prompt, "

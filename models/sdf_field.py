@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.mesh_geometry import remove_floaters
-from models.sdf_init import Density, initial_sdf
+from models.sdf_init import Density, initial_sdf, working_levels
 from models.tetrahedra import SAFE_OFFSET, TetrahedralLattice, bcc_lattice, marching_tetrahedra
 
 
@@ -78,6 +78,10 @@ class SDFField(nn.Module):
                 )
             )
             self.offsets.zero_()
+
+    def working_levels(self, density: Density, *, bounds: str = "ball") -> str:
+        """Levels to start from, in words."""
+        return working_levels(density, self.lattice, radius=self.config.radius, bounds=bounds)
 
     def deformed_vertices(self) -> Float[Tensor, "vertices 3"]:
         """The lattice's vertices with their offsets, of a length below the largest allowed, in scene units."""

@@ -51,6 +51,24 @@ def initial_sdf(
     Raises:
         ValueError: the level set is empty, full or fragmented.
     """
+    bounded = _bounded(density, radius, bounds)
+    values = torch.where(lattice.on_boundary, 0.0, bounded(lattice.vertices))
+    inside = _checked_inside(values, lattice, level, floater_share)
+    surface = _surface_points(bounded, lattice, inside, level)
+    signs = torch.where(inside, -1.0, 1.0)
+    _, faces = marching_tetrahedra(lattice.vertices, signs, lattice.tetrahedra)
+    return signs * _distances(lattice, surface, vertex_normals(surface, faces))
+
+
+@torch.no_grad()
+def working_levels(density: Density, lattice: TetrahedralLattice, *, radius: float, bounds: str = "ball") -> str:
+    """Levels whose surface is usable, or what to do where there are none, as the end of an error message."""
+    values = _bounded(density, radius, bounds)(lattice.vertices)
+    return _advice(torch.where(lattice.on_boundary, 0.0, values), lattice)
+
+
+def _bounded(density: Density, radius: float, bounds: str) -> Density:
+    """The density in chunks, and 0 beyond the ball or box that the renderer looks into."""
     if bounds not in ("ball", "box"):
         raise ValueError(f"bounds: {bounds!r} is not one of ball, box")
 
@@ -59,12 +77,7 @@ def initial_sdf(
         values = torch.cat([density(chunk).float() for chunk in points.split(POINTS_PER_CHUNK)])
         return torch.where(distance < radius, values, 0.0)
 
-    values = torch.where(lattice.on_boundary, 0.0, bounded(lattice.vertices))
-    inside = _checked_inside(values, lattice, level, floater_share)
-    surface = _surface_points(bounded, lattice, inside, level)
-    signs = torch.where(inside, -1.0, 1.0)
-    _, faces = marching_tetrahedra(lattice.vertices, signs, lattice.tetrahedra)
-    return signs * _distances(lattice, surface, vertex_normals(surface, faces))
+    return bounded
 
 
 def _checked_inside(

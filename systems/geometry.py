@@ -53,16 +53,21 @@ class GeometryParticles(MeshScenes):
         source = load_source(self.config, NeRFParticles).to(device)
         self.originals.load_state_dict(source.particles.state_dict())
         pictures = []
+        bounds = source.config.render.volume.bounds
         for index, surface in enumerate(self.particles):
+            density, rays = source.particles[index].field.density, source.extremes(index)
+            where = f"source: particle {index} of {self.config.source}"
+            level = self.config.surface.level
+            if level is None:
+                try:
+                    level = silhouette_level(rays)
+                except ValueError as error:
+                    advice = surface.working_levels(density, bounds=bounds)
+                    raise ValueError(f"{where}: {error}; {advice}; surface.level sets the level") from error
             try:
-                rays, level = source.extremes(index), self.config.surface.level
-                level = silhouette_level(rays) if level is None else level
-                bounds = source.config.render.volume.bounds
-                surface.initialize(source.particles[index].field.density, level, bounds=bounds)
+                surface.initialize(density, level, bounds=bounds)
             except ValueError as error:
-                raise ValueError(
-                    f"source: particle {index} of {self.config.source}: {error}; surface.level sets the level"
-                ) from error
+                raise ValueError(f"{where}: {error}; surface.level sets the level") from error
             pictures.append(self._level_picture(index, source, rays, level))
         if folder is not None:
             write_png(folder / "level.png", column(pictures))

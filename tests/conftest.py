@@ -10,3 +10,16 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def validator(tmp_path_factory):
+    """Khronos' glTF validator."""
+    from evaluation.gltf_validator import GltfValidator
+
+    try:
+        return GltfValidator(tmp_path_factory.mktemp("validator"))
+    except OSError as error:
+        pytest.skip(str(error))

@@ -331,6 +331,21 @@ def test_export_of_a_pipeline_is_that_of_its_furthest_stage(mode, run, tmp_path)
     assert folder == top / "3-texture" / mode / "000001" and checkpoint.name == "000001.ckpt"
 
 
+def test_a_stage_that_has_only_begun_has_nothing_to_export(run, tmp_path):  # noqa: F811
+    def behave(config, folder):
+        if config.stage == "texture":
+            save_checkpoint(folder, "000000.ckpt")
+            save_checkpoint(folder)
+            interrupt(config, folder)
+        finish(config, folder)
+
+    run.behave = behave
+    assert launch.main(["--config", PROLIFIC, "output.run=mine"]) == launch.INTERRUPTED
+    run.calls.clear()
+    assert launch.main(["--mode", "export", "--checkpoint", str(tmp_path / "outputs/prolific/a-red-mug/mine")]) == 0
+    assert run.calls[0][1].stage == "geometry"
+
+
 @pytest.mark.parametrize("path", pipeline_files(), ids=lambda path: path.stem)
 def test_every_pipeline_loads_with_every_preset(path):
     for prior in ("mini", "sd21", "flux"):

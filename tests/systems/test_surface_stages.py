@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import assimp_py
+import pygltflib
 import pytest
 import torch
 import trimesh
@@ -138,6 +140,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(stage, runs, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["nerf", "geometry", "texture"])
+def test_every_glb_is_valid_and_opens_in_three_loaders(stage, runs, tmp_path, validator) -> None:
+    config, checkpoint = runs[stage]
+    for path in export(replace(config, export=replace(config.export, formats=("glb",))), tmp_path, checkpoint):
+        report = validator(path)
+        assert (report.errors, report.warnings) == (0, 0), report.messages
+        faces = len(trimesh.load(path, force="mesh").faces)
+        gltf = pygltflib.GLTF2().load(str(path))
+        assert gltf.accessors[gltf.meshes[0].primitives[0].indices].count == 3 * faces
+        (mesh,) = assimp_py.import_file(str(path), assimp_py.Process_Triangulate).meshes
+        assert len(mesh.indices) == 3 * faces > 60
+
+
+@pytest.mark.parametrize("stage", ["nerf", "geometry", "texture"])
 def test_every_format_opens_from_every_stage(stage, runs, tmp_path) -> None:
     """From the checkpoint alone: its source is gone."""
     config, checkpoint = runs[stage]
@@ -246,6 +261,21 @@ def test_an_empty_field_is_told_before_training(runs, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"particle 1 of .*edited.ckpt: level: .* the scene is empty"):
         start(replace(runs["geometry"][0], source=source), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_fog_is_told_with_the_levels_that_would_work(runs, tmp_path) -> None:
+    """No ray gets opaque, but there is a shape in the density."""
+
+    def thin(state: dict[str, torch.Tensor]) -> None:
+        field = "scene.particles.0.field."
+        state[field + "grid.table"].fill_(1.0)
+        state[field + "mlp.0.weight"].fill_(1.0)
+        # The initial bias, 10 at the origin, less 9.5: from 6 channels of 1 to 8, to the density.
+        state[field + "mlp.2.weight"][0] = -9.5 / 48
+
+    source = edited(runs["nerf"][1], tmp_path, thin)
+    with pytest.raises(ValueError, match=r"particle 0 .* the scene is empty: .*levels that would work: \d"):
+        start(replace(runs["geometry"][0], source=source), tmp_path / "run")
 
 
 def test_a_level_without_a_surface_names_those_that_have_one(runs, tmp_path) -> None:
