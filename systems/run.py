@@ -172,16 +172,13 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         Progress(),
         Checkpoints(config.output, folder, interruption, detection),
     ]
-    precision = config.trainer.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if chosen_device(config) == "cuda" else "32-true"
     return lightning.Trainer(
         accelerator=chosen_device(config),
         devices=config.trainer.devices,
         strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
         # Else threads add up the gradients of shared vertices in whatever order, and a resumed run differs.
         deterministic=chosen_device(config) == "cpu",
-        precision=precision,
+        precision=chosen_precision(config),
         max_epochs=1,
         logger=build_loggers(config, folder),
         callbacks=callbacks,
@@ -209,7 +206,7 @@ def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior | Ima
         return load_image_text_model(find_prior(config.guidance.clip_model, "guidance.clip_model"), device)
     wanted = config.prior.precision
     if wanted == "auto":
-        on_cuda = "fp16" if config.trainer.precision == "16-mixed" else "bf16"
+        on_cuda = "fp16" if chosen_precision(config) == "16-mixed" else "bf16"
         wanted = on_cuda if device.type == "cuda" else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
     return load_prior(find_prior(config.prior.path), device, dtype)
@@ -261,6 +258,15 @@ def chosen_device(config: RunConfig) -> str:
     if config.trainer.accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.trainer.accelerator
+
+
+def chosen_precision(config: RunConfig) -> str:
+    """Lightning's name of the number format: on CUDA bfloat16, or fp16 on GPUs older than that (Turing, Volta)."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    if chosen_device(config) != "cuda":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def agreed_folder(folder: Path) -> Path:

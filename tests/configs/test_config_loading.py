@@ -116,6 +116,8 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
         ("scene.field.grid.levels=0", r"scene\.field\.grid\.levels: 0 is too few"),
         ("guidance.loss=foo", r"guidance\.loss: 'foo' is unknown; use one of vsd"),
         ("noise.t_max=[[0, 2]]", r"noise\.t_max: values are fractions"),
+        ("noise.t_min=[[0, 0.6]]", r"noise\.t_min and noise\.t_max: at iteration 5000 the range .* 0.6 is above 0.5"),
+        ("noise.t_min=[[0, 0], [4000, 1], [4000, 0]]", r"noise\.t_min and noise\.t_max: at iteration 3999 the range"),
         ("optimizer.lr_grid=[[5, 1], [2, 1]]", r"optimizer\.lr_grid: iterations must not decrease"),
         ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .* is no list of \[iteration, value\] pairs"),
         ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: the range \[50, 40\] is empty"),
@@ -137,6 +139,13 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
 def test_a_value_out_of_range_is_refused_under_its_full_key(argument, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         from_command_line(argument)
+
+
+def test_a_negative_prompt_that_no_score_reads_is_refused():
+    with pytest.raises(ConfigError, match=r"text\.negative: 'ugly' would never be read: at guidance\.guidance_scale 1"):
+        from_command_line("text.negative=ugly", "guidance.guidance_scale=1")
+    for reads in ("guidance.loss=csd", "guidance.loss=ism", "guidance.perp_neg.front=1"):
+        from_command_line("text.negative=ugly", "guidance.guidance_scale=1", reads)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,18 @@ def test_gradient_checkpointing_changes_nothing(prior, cameras) -> None:
     assert train(prior, plain, cameras, steps=3) == train(prior, thrifty, cameras, steps=3)
     for (name, a), (_, b) in zip(plain.named_parameters(), thrifty.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+    assert forward_calls(prior, thrifty, cameras) > 1.5 * forward_calls(prior, plain, cameras), "nothing is recomputed"
+
+
+def forward_calls(prior, estimator: LoraEstimator, cameras) -> int:
+    """How often layers of the twin run in a training step."""
+    calls = []
+    layers = [module for module in estimator.twin.module.modules() if not list(module.children())]
+    hooks = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in layers]
+    train(prior, estimator, cameras, steps=1)
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
 
 
 @pytest.mark.parametrize(

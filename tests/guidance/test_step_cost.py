@@ -8,9 +8,12 @@ from torch import nn
 
 from benchmarks import step_cost
 from benchmarks.step_cost import MODELS, STEPS, TERA
+from guidance.config import NfsdConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.losses import LOSSES
 from guidance.memory import LiveMemory, MemoryEstimate, device_memory, estimate_memory, preflight_line, size_of
+from guidance.perp_neg import PerpNegConfig
 from guidance.prompts import PromptConfig, embed_prompt
 from guidance.vsd import GuidanceConfig, ScoreDistillation
 
@@ -112,6 +115,17 @@ def test_estimates_add_up(epsilon_prior) -> None:
     gradients = size_of(guidance.parameters())  # the one part of a step that more views leave as it is
     assert (estimate(views=2)[0].step - gradients) / (found.step - gradients) == pytest.approx(2, abs=0.2)
     assert estimate(gradient_checkpointing=True)[0].step <= found.step
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("front", [0.0, 1.6])
+def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
+    config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=front), nfsd=NfsdConfig("ugly"))
+    prompts = embed_prompt(prior, PromptConfig("a red mug", low_quality=config.low_quality))
+    generator = torch.Generator().manual_seed(0)
+    estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.needs_estimator else None
+    found = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
+    assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.needs_estimator
 
 
 def test_the_line_before_a_run() -> None:

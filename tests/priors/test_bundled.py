@@ -6,6 +6,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from guidance.checksums import verify_checksums
+from guidance.config import NfsdConfig
+from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.loading import load_prior
+from guidance.losses import LOSSES
+from guidance.prompts import PromptConfig, embed_prompt
+from guidance.vsd import GuidanceConfig, ScoreDistillation
 from priors.assemble import DEFAULT_PRIOR
 from priors.evaluate import sample_pictures
 from priors.judge_model import DEFAULT_JUDGE, load_judge
@@ -14,6 +20,7 @@ from priors.train_judge import measure
 from priors.world.appearance import COLORS
 from priors.world.captions import vocabulary
 from priors.world.dataset import sample_instance
+from renderers.cameras import turntable_cameras
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +94,21 @@ def test_the_judge_is_small_and_reads_fresh_pictures():
     # Its card's figures are of 4,000 pictures; 250 leave a standard error of more than a point.
     assert accuracy["class"] >= 0.95 and accuracy["color"] >= 0.95
     assert accuracy["pattern"] >= 0.9 and accuracy["view"] >= 0.9
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_pulls_with_it(loss):
+    """From a picture of the world towards the prompt: a gradient that is finite, and not only noise."""
+    prior = load_prior(DEFAULT_PRIOR)
+    config = GuidanceConfig(loss=loss, nfsd=NfsdConfig(low_quality=""))
+    estimator = None
+    if config.needs_estimator:
+        estimator = LoraEstimator(prior, EstimatorConfig(rank=8), torch.Generator().manual_seed(0))
+    guidance = ScoreDistillation(prior, estimator, config)
+    prompts = embed_prompt(prior, PromptConfig("a red mug", low_quality=config.low_quality))
+    cameras = turntable_cameras(2, elevation_deg=15.0, distance=3.0, fovy_deg=40.0)
+    grey = prior.encode_images(torch.full((2, 3, 64, 64), 0.5))
+    output = guidance.scene_gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
+    assert output.gradient.isfinite().all() and output.gradient.abs().mean() > 1e-3
+    if estimator is not None:  # which begins as the frozen network: what is left is guidance alone
+        assert output.figures["grad/latents_residual"] < 0.5 * output.figures["grad/latents_guidance"]

@@ -183,6 +183,17 @@ def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads(config, tmp_pa
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
+def test_number_formats_by_device(config, monkeypatch, has_bf16, precision) -> None:
+    """GPUs before Ampere multiply fp16 only."""
+    assert run.chosen_precision(config) == "32-true"
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has_bf16)
+    on_cuda = replace(config, trainer=replace(config.trainer, accelerator="cuda"))
+    assert run.chosen_precision(on_cuda) == precision
+    asked = replace(on_cuda, trainer=replace(on_cuda.trainer, precision="32-true"))
+    assert run.chosen_precision(asked) == "32-true"
+
+
 def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "REPOSITORY", tmp_path / "repository")

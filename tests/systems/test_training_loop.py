@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from configs.schema import EstimatorOptimizerConfig, RegularizerConfig
+from guidance.config import NfsdConfig
 from guidance.estimator import EstimatorConfig
+from guidance.losses import LOSSES
 from guidance.vsd import GuidanceConfig
 from systems.backgrounds import training_background
 from systems.base import DistillationSystem
@@ -92,12 +94,17 @@ def test_k_is_the_number_of_estimator_steps(config, prior, tmp_path) -> None:
     assert {int(state["step"]) for state in estimator.values()} == {6}
 
 
-@pytest.mark.parametrize(
-    "guidance", [GuidanceConfig(loss="sds", guidance_scale=20.0), GuidanceConfig(shared_pass=True)]
-)
+OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in LOSSES if loss != "vsd"]
+
+
+@pytest.mark.parametrize("guidance", [*OTHER_LOSSES, GuidanceConfig(shared_pass=True)], ids=lambda each: each.loss)
 def test_the_loop_serves_other_losses(config, prior, tmp_path, guidance) -> None:
-    system = fit(replace(config, guidance=guidance, iterations=2), prior, tmp_path)
+    config = replace(config, guidance=guidance, iterations=2)
+    prompts = build_prompts(config, prior)
+    before = NeRFSystem(config, prior, prompts).scene.state_dict()
+    system = fit(config, prior, tmp_path)
     assert int(system.iteration) == 2
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in system.scene.state_dict().items())
     assert len(system._optimizers()) == (2 if guidance.needs_estimator else 1)
 
 
