@@ -76,19 +76,33 @@ def load_prior(
         FileNotFoundError: no such folder, id or component; a gated id; no network.
         ValueError: a model of another kind or family, or files that are not what their checksums say.
     """
+    source, index, load = _find(path_or_id)
+    if isinstance(source, Path):
+        verify_checksums(source)
+    return load(source, index, torch.device(device), dtype)
+
+
+def outline_prior(path_or_id: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPrior:
+    """The same prior as shapes alone, on the meta device; raises as `load_prior`.
+
+    Call it and all that loads text encoders within ``guidance.families.components.without_weights``.
+    """
+    source, index, load = _find(path_or_id)
+    return load(source, index, torch.device("meta"), dtype)
+
+
+def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], Callable[..., DiffusionPrior]]:
+    """Where the model lies, its index, and its family's way to load it."""
     folder = Path(path_or_id).expanduser()
-    path_or_id = folder if folder.is_dir() else path_or_id
-    index_path = find_index(path_or_id)
-    index = read_index(index_path)
+    source = folder if folder.is_dir() else path_or_id
+    index = read_index(find_index(source))
     family = index.get("_class_name")
     if family not in FAMILIES:
         raise ValueError(
             f"prior: {str(path_or_id)!r} is {_kind_of(str(family))} model ({family}); "
             f"supported text-to-image pipelines are {', '.join(sorted(FAMILIES))}; try {WORKING_ID!r}"
         )
-    if folder.is_dir():
-        verify_checksums(folder)
-    return FAMILIES[family](folder if folder.is_dir() else str(path_or_id), index, torch.device(device), dtype)
+    return folder if folder.is_dir() else str(path_or_id), index, FAMILIES[family]
 
 
 def find_index(path_or_id: str | Path) -> Path:

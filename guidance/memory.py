@@ -1,6 +1,7 @@
 """How much memory a guidance step will need, estimated before it runs.
 
-Three parts are added:
+A run needs the more of two things: what a guidance step needs, and, while prompts are encoded, the weights of
+the model with its text encoders, which are freed after that. A step has three parts:
 
 - *weights*: of the frozen network and autoencoder, in their dtype;
 - *estimator*: its float32 parameters and AdamW's two moments of them;
@@ -10,25 +11,35 @@ Three parts are added:
   activations, gradients and temporary results are all there, and gradient checkpointing shows. What a kernel
   needs within itself is not (convolutions may take some hundred MB).
 
-Not counted are the scene and its renders, the CUDA context (about 0.5 GB), the allocator's fragments (some
-10%), and the text encoders, which are freed before. The Trainer's mixed precision is not modelled either: it
+All of it is done before any weight is read: networks are built from their configurations alone
+(``guidance/families/components.py``). Not counted are the scene and its renders, the CUDA context (about 0.5 GB), and
+the allocator's fragments (some 10%). The Trainer's mixed precision is not modelled either: it
 computes norms in float32 and adapters in half precision, where the dry run does the reverse.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from guidance.dry_run import fused_attention, on_meta, run_step
-from guidance.prompts import PromptEmbeddings
+from guidance.building import build_guidance
+from guidance.config import GuidanceConfig
+from guidance.debiasing import DebiasingConfig
+from guidance.dry_run import META, fused_attention, on_meta, run_step
+from guidance.estimator import EstimatorConfig
+from guidance.families.components import without_weights
+from guidance.families.latent_diffusion import LatentDiffusionPrior
+from guidance.loading import outline_prior
+from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
 from guidance.vsd import ScoreDistillation
 
 GB = 1e9
@@ -42,10 +53,11 @@ class MemoryEstimate:
     weights: int  # frozen
     estimator: int  # its parameters and optimizer
     step: int  # peak of what a step allocates
+    text_encoders: int = 0  # their weights
 
     @property
     def total(self) -> int:
-        return self.weights + self.estimator + self.step
+        return max(self.weights + self.text_encoders, self.weights + self.estimator + self.step)
 
 
 class LiveMemory(TorchDispatchMode):
@@ -82,9 +94,32 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
+def estimate_run(
+    path_or_id: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    prompt: PromptConfig,
+    config: GuidanceConfig,
+    estimator: EstimatorConfig,
+    views: int = 1,
+) -> MemoryEstimate:
+    """Of a run with a model whose weights needn't be here yet; raises as `load_prior`."""
+    with without_weights(), warnings.catch_warnings(action="ignore"):  # whatever is amiss is told when it is loaded
+        prior = outline_prior(path_or_id, dtype)
+        if device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
+            prior.use_plain_attention()  # as on the device that the run will be on
+        # Which words are left out makes no difference to shapes.
+        prompts = embed_prompt(prior, replace(prompt, debiasing=DebiasingConfig()), release_text_encoder=False)
+        encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
+        text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
+        with META:
+            guidance = build_guidance(prior, config, estimator, torch.Generator().manual_seed(0))
+        return replace(estimate_memory(guidance, prompts, views), text_encoders=text_encoders)
+
+
 def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> MemoryEstimate:
     """Of a step with ``views`` images at the prior's size. Allocates nothing; takes seconds for large models."""
-    dry = on_meta(guidance)
+    dry, prompts = on_meta(guidance), prompts.to(META)
     frozen, trained = _frozen_tensors(dry), list(dry.parameters())
     with LiveMemory() as memory, fused_attention():
         memory.ignore([*frozen, *trained])
@@ -113,6 +148,8 @@ def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     """ "guidance needs about N GB, this device has M GB", and what to do where that is too little."""
     parts = (("weights", estimate.weights), ("estimator", estimate.estimator), ("a step", estimate.step))
     shares = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size)
+    if estimate.text_encoders:
+        shares += f"; text encoders {estimate.text_encoders / GB:.1f}, freed before"
     line = f"guidance needs about {estimate.total / GB:.1f} GB ({shares}), this device has {available / GB:.1f} GB"
     if estimate.total > available:
         line += (

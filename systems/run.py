@@ -19,7 +19,7 @@ from configs.runs import RUN_FOLDER_VARIABLE, is_first_process
 from configs.schema import RunConfig
 from guidance.image_text import ImageTextModel, load_image_text_model
 from guidance.loading import load_prior
-from guidance.memory import device_memory, estimate_memory, preflight_line
+from guidance.memory import device_memory, estimate_run, preflight_line
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
 from systems.base import DistillationSystem
@@ -79,6 +79,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     quieten_lightning()
     torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, which costs time
     trainer = build_trainer(config, folder)
+    if trainer.is_global_zero and not config.guidance.works_on_images:
+        print(f"memory: {preflight(config, trainer.strategy.root_device)}", flush=True)
     prior = build_prior(config, trainer.strategy.root_device)
     system = system_class(config)(config, prior, build_prompts(config, prior))
     if resume is None:
@@ -204,18 +206,44 @@ def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior | Ima
     """The frozen model that pulls, on the device and in the precision that it will run in."""
     if config.guidance.works_on_images:
         return load_image_text_model(find_prior(config.guidance.clip_model, "guidance.clip_model"), device)
+    return load_prior(find_prior(config.prior.path), device, prior_dtype(config, device))
+
+
+def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """The number format of the frozen weights."""
     wanted = config.prior.precision
     if wanted == "auto":
         on_cuda = "fp16" if chosen_precision(config) == "16-mixed" else "bf16"
         wanted = on_cuda if device.type == "cuda" else "fp32"
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
-    return load_prior(find_prior(config.prior.path), device, dtype)
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def preflight(config: RunConfig, device: torch.device) -> str:
+    """How much memory the guidance will need, before any of it is taken."""
+    try:
+        estimate = estimate_run(
+            find_prior(config.prior.path),
+            device,
+            prior_dtype(config, device),
+            prompt_config(config),
+            config.guidance,
+            config.estimator,
+            config.render.views,
+        )
+    except (RuntimeError, NotImplementedError) as error:  # an operation that meta tensors lack is no reason to stop
+        return f"no estimate ({str(error).splitlines()[0]:.100})"
+    return preflight_line(estimate, device_memory(device))
 
 
 def build_prompts(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> PromptEmbeddings:
     """The prompt's embeddings."""
+    return embed_prompt(prior, prompt_config(config))
+
+
+def prompt_config(config: RunConfig) -> PromptConfig:
+    """What the section ``text`` says of the prompt."""
     text = config.text
-    prompt = PromptConfig(
+    return PromptConfig(
         config.prompt,
         text.negative,
         text.view_template,
@@ -224,7 +252,6 @@ def build_prompts(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> 
         text.debiasing,
         config.guidance.low_quality,
     )
-    return embed_prompt(prior, prompt)
 
 
 def find_prior(path: str, field: str = "prior") -> str:
@@ -298,14 +325,11 @@ def announce(
         "scene": sum(p.numel() for p in system.scene.parameters() if p.requires_grad),
         "estimator": 0 if estimator is None else sum(p.numel() for p in estimator.parameters()),
     }
-    path, memory = config.guidance.clip_model, ""
-    if not config.guidance.works_on_images:
-        estimate = estimate_memory(system.guidance, system.prompts, config.render.views)
-        path, memory = config.prior.path, f"\nmemory: {preflight_line(estimate, device_memory(device))}"
+    path = config.guidance.clip_model if config.guidance.works_on_images else config.prior.path
     print(
         f"prior: {path} ({prior.describe()})\n"
         f"device: {device} x {trainer.world_size}, precision {trainer.precision}, torch threads "
         f"{torch.get_num_threads()}, {system.scene.backend(device)}\n"
-        f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}{memory}",
+        f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )

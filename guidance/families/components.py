@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+_without_weights: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 
 def is_listed(index: dict[str, Any], name: str) -> bool:
@@ -32,6 +39,16 @@ def require_components(source: Path | str, index: dict[str, Any], names: tuple[s
             )
 
 
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Within the block networks are loaded as shapes alone, on the meta device: configurations are read, no weights."""
+    token = _without_weights.set(True)
+    try:
+        yield
+    finally:
+        _without_weights.reset(token)
+
+
 def load_component(component: type, source: Path | str, name: str, **kwargs: Any) -> Any:
     """``component.from_pretrained`` on one subfolder, with errors that name it.
 
@@ -43,12 +60,30 @@ def load_component(component: type, source: Path | str, name: str, **kwargs: Any
     try:
         if issubclass(component, ModelMixin):
             _check_class(component, source, name)
+        if _without_weights.get() and issubclass(component, nn.Module):
+            return _outline(component, source, name, **kwargs)
         return component.from_pretrained(source, subfolder=name, **kwargs)
     except (OSError, SafetensorError) as error:
         if any(isinstance(cause, SafetensorError) for cause in _causes(error)):
             raise ValueError(f"prior: the weights of {name!r} in {str(source)!r} are broken; {remedy}") from error
         reason = str(error).splitlines()[0].rstrip(". ")
         raise FileNotFoundError(f"prior: {name!r} of {str(source)!r} cannot be loaded: {reason}; {remedy}") from error
+
+
+def _outline(
+    component: type[ModelMixin] | type[PreTrainedModel],
+    source: Path | str,
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    torch_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The network on the meta device. (Diffusers and transformers name the number format differently.)"""
+    with torch.device("meta"):
+        if issubclass(component, ModelMixin):
+            network = component.from_config(component.load_config(source, subfolder=name))
+        else:
+            network = component(component.config_class.from_pretrained(source, subfolder=name))
+    return nn.Module.to(network, torch_dtype or dtype)  # not diffusers' own, which warns of rounding weights
 
 
 def _check_class(component: type[ModelMixin], source: Path | str, name: str) -> None:

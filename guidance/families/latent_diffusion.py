@@ -10,7 +10,7 @@ from abc import abstractmethod
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -45,9 +45,6 @@ class LatentDiffusionPrior(DiffusionPrior):
             tokenizers: one for each text encoder, None for one that the model comes without.
             patch: latents along a side that the network reads as one.
         """
-        if device.type == "cpu":
-            # Torch's fused attention is about ten times slower than two matrix products backwards on a CPU.
-            autoencoder.set_attn_processor(AttnProcessor())
         downscale = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         super().__init__(
             network=network.to(device),
@@ -64,7 +61,15 @@ class LatentDiffusionPrior(DiffusionPrior):
         self.tokenizers = tokenizers
         self.source = source
         self.dtype = dtype
+        if device.type == "cpu":
+            self.use_plain_attention()
         self._text_encoders: tuple[nn.Module | None, ...] = ()  # a tuple, so that torch does not register them
+
+    def use_plain_attention(self) -> None:
+        """Two matrix products in place of torch's fused attention, whose backward pass is ten times slower on a CPU."""
+        for module in (self.network, self.frozen_autoencoder.module):
+            if isinstance(module, (UNet2DConditionModel, AutoencoderKL)):
+                module.set_attn_processor(AttnProcessor())
 
     @abstractmethod
     def _load_text_encoders(self) -> tuple[nn.Module | None, ...]:

@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from guidance.families.components import load_component, require_components
 from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels
 from guidance.families.text import check_tokenizer, tokenize
-from guidance.families.unet import load_variance_preserving, sample_size_of, settle_unet, unet_traits
+from guidance.families.unet import load_variance_preserving, read_scheduler, sample_size_of, unet_traits
 from guidance.prior import Latents, TextEmbeddings
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -70,7 +70,7 @@ class StableDiffusionXLPrior(LatentDiffusionPrior):
                 f"prior: the UNet of {str(source)!r} has addition_embed_type {unet.config.addition_embed_type!r}; "
                 "Stable Diffusion XL's is 'text_time' (pooled text and sizes); fetch the model again"
             )
-        schedule, prediction_type = settle_unet(unet, scheduler, source, device)
+        schedule, prediction_type = read_scheduler(scheduler, source)
         super().__init__(
             network=unet,
             autoencoder=autoencoder,

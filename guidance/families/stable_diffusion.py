@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from guidance.families.components import load_component, require_components
 from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels
 from guidance.families.text import check_tokenizer, tokenize
-from guidance.families.unet import load_variance_preserving, sample_size_of, settle_unet, unet_traits
+from guidance.families.unet import load_variance_preserving, read_scheduler, sample_size_of, unet_traits
 from guidance.prior import Latents, TextEmbeddings
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -56,7 +56,7 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         dtype: torch.dtype,
     ) -> None:
         check_channels("UNet", unet.config.in_channels, autoencoder, source)
-        schedule, prediction_type = settle_unet(unet, scheduler, source, device)
+        schedule, prediction_type = read_scheduler(scheduler, source)
         super().__init__(
             network=unet,
             autoencoder=autoencoder,

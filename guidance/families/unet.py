@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 
 from guidance.families.components import load_component
 from guidance.prior import NetworkTraits
@@ -31,10 +29,8 @@ def load_variance_preserving(source: Path | str, index: dict[str, Any]) -> DDPMS
     return load_component(DDPMScheduler, source, "scheduler")
 
 
-def settle_unet(
-    unet: UNet2DConditionModel, scheduler: DDPMScheduler, source: Path | str, device: torch.device
-) -> tuple[NoiseSchedule, str]:
-    """The schedule and what the UNet predicts; on a CPU, the attention that is fast there.
+def read_scheduler(scheduler: DDPMScheduler, source: Path | str) -> tuple[NoiseSchedule, str]:
+    """The schedule, and what the UNet predicts.
 
     Raises:
         ValueError: a prediction type that is neither eps nor v.
@@ -45,9 +41,6 @@ def settle_unet(
             f"prior: {str(source)!r} has prediction_type {prediction_type!r} in scheduler_config.json; "
             f"supported are {', '.join(_PREDICTION_TYPES)}"
         )
-    if device.type == "cpu":
-        # Torch's fused attention is about ten times slower than two matrix products backwards on a CPU.
-        unet.set_attn_processor(AttnProcessor())
     return NoiseSchedule.variance_preserving(scheduler.alphas_cumprod), _PREDICTION_TYPES[prediction_type]
 
 

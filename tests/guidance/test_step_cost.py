@@ -11,8 +11,17 @@ from benchmarks.step_cost import MODELS, STEPS, TERA
 from guidance.config import NfsdConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.loading import load_prior
 from guidance.losses import LOSSES
-from guidance.memory import LiveMemory, MemoryEstimate, device_memory, estimate_memory, preflight_line, size_of
+from guidance.memory import (
+    LiveMemory,
+    MemoryEstimate,
+    device_memory,
+    estimate_memory,
+    estimate_run,
+    preflight_line,
+    size_of,
+)
 from guidance.perp_neg import PerpNegConfig
 from guidance.prompts import PromptConfig, embed_prompt
 from guidance.vsd import GuidanceConfig, ScoreDistillation
@@ -128,10 +137,34 @@ def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
     assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.needs_estimator
 
 
+def test_a_run_is_estimated_before_its_weights_are_read(folders, monkeypatch) -> None:
+    """As much as with the weights at hand, for each family, and not a number of them is loaded."""
+    prompt, config = PromptConfig("a red mug"), GuidanceConfig()
+    for kind, folder in folders.items():
+        prior = load_prior(folder)
+        estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
+        prompts = embed_prompt(prior, prompt, release_text_encoder=False)
+        encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
+        known = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
+        with monkeypatch.context() as patch:
+            patch.setattr("safetensors.torch.load_file", None)
+            patch.setattr("safetensors.safe_open", None)
+            found = estimate_run(folder, torch.device("cpu"), torch.float32, prompt, config, EstimatorConfig())
+        assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step), kind
+        assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0, kind
+
+
+def test_encoding_the_prompt_may_be_what_needs_most() -> None:
+    assert MemoryEstimate(weights=5, estimator=1, step=2, text_encoders=11).total == 16
+    assert MemoryEstimate(weights=5, estimator=1, step=20, text_encoders=11).total == 26
+
+
 def test_the_line_before_a_run() -> None:
     estimate = MemoryEstimate(weights=5_000_000_000, estimator=100_000_000, step=6_000_000_000)
     line = preflight_line(estimate, 24_000_000_000)
     assert line == "guidance needs about 11.1 GB (weights 5.0, estimator 0.1, a step 6.0), this device has 24.0 GB"
     assert "too little; lower render.views" in preflight_line(estimate, 8_000_000_000)
+    line = preflight_line(MemoryEstimate(5_000_000_000, 0, 1_000_000_000, 11_000_000_000), 24_000_000_000)
+    assert "about 16.0 GB (weights 5.0, a step 1.0; text encoders 11.0, freed before)" in line
     assert "estimator" not in preflight_line(MemoryEstimate(1, 0, 1), 24_000_000_000)
     assert 1e8 < device_memory(torch.device("cpu")) < 1e14

@@ -194,6 +194,18 @@ def test_number_formats_by_device(config, monkeypatch, has_bf16, precision) -> N
     assert run.chosen_precision(asked) == "32-true"
 
 
+def test_the_need_for_memory_is_told_before_anything_is_loaded(config, tmp_path, monkeypatch, capsys) -> None:
+    def load(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(run, "load_prior", load)
+    with pytest.raises(MemoryError):
+        run.train(config, tmp_path)
+    assert (
+        "memory: guidance needs about 0.0 GB (weights 0.0, estimator 0.0, a step 0.0; text" in capsys.readouterr().out
+    )
+
+
 def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "REPOSITORY", tmp_path / "repository")
