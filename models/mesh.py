@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-POINTS_PER_CHUNK = 2**17  # bounds the memory of an evaluation
+from models.chunks import in_chunks
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def extract_mesh(
         raise ValueError(f"bounds: {bounds!r} is not one of ball, box")
     axis = torch.linspace(-radius, radius, resolution)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-    values = _in_chunks(density, points, device).view(resolution, resolution, resolution)
+    values = in_chunks(density, points, device).view(resolution, resolution, resolution)
     outside = (torch.linalg.vector_norm(points, dim=-1) > radius).view_as(values) & (bounds == "ball")
     low, high = values[~outside].min().item(), values[~outside].max().item()
     if not low < level < high:  # NaN fails the comparison too
@@ -83,8 +83,3 @@ def extract_mesh(
     vertices = (torch.from_numpy(vertices.copy()).float() - 1) * spacing - radius
     vertices = vertices.clamp(-radius, radius)
     return vertices, torch.from_numpy(faces.astype(np.int64))
-
-
-def _in_chunks(function: Callable[[Tensor], Tensor], points: Tensor, device: torch.device | str) -> Tensor:
-    """The function's values at many points, gathered on the CPU as float32."""
-    return torch.cat([function(chunk.to(device)).float().cpu() for chunk in points.split(POINTS_PER_CHUNK)])

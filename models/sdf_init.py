@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from models.chunks import in_chunks
 from models.mesh_geometry import vertex_normals
 from models.tetrahedra import TETRAHEDRON_EDGES, TetrahedralLattice, crossed_edges, marching_tetrahedra
 
 Density = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]]
 
-POINTS_PER_CHUNK = 2**17  # bounds the memory of an evaluation
 SMALLEST_MAIN_PART = 0.5  # share of the inside that the largest part must hold; less is a fragmented level set
 CANDIDATE_LEVELS = 24  # tried when the given one fails
 BISECTIONS = 8
@@ -74,7 +74,7 @@ def _bounded(density: Density, radius: float, bounds: str) -> Density:
 
     def bounded(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
         distance = torch.linalg.vector_norm(points, dim=-1) if bounds == "ball" else points.abs().amax(-1)
-        values = torch.cat([density(chunk).float() for chunk in points.split(POINTS_PER_CHUNK)])
+        values = in_chunks(density, points, points.device, points.device)
         return torch.where(distance < radius, values, 0.0)
 
     return bounded

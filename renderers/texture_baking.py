@@ -16,13 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from models.chunks import in_chunks
 from models.mesh import TexturedMesh
 from models.mesh_geometry import vertex_normals
 from renderers.rasterizer import Rasterizer, ScreenVertices
 
 Color = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
-
-POINTS_PER_CHUNK = 2**17  # bounds the memory of an evaluation
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _bake_texture(vertices: Float[Tensor, "cut_vertices 3"], atlas: Atlas, color
     screen = ScreenVertices((atlas.uv * size)[None], torch.ones(1, len(atlas.uv)))
     texels = Rasterizer().fragments(screen, atlas.faces, size, size)
     points = texels.interpolate(vertices, atlas.faces)
-    colors = torch.cat([color(chunk).float().cpu() for chunk in points.split(POINTS_PER_CHUNK)])
+    colors = in_chunks(color, points, points.device)
     if not colors.isfinite().all():
         raise ValueError(
             f"color: {int((~colors.isfinite()).any(-1).sum())} of {len(colors)} texels are not finite; "

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from configs.schema import ExportConfig, RunConfig
+from models.chunks import in_chunks
 from models.mesh import Mesh
-from renderers.texture_baking import POINTS_PER_CHUNK, bake, simplify
+from renderers.texture_baking import bake, simplify
 from renderers.textured_export import write_obj, write_ply, write_textured_glb
 from renderers.web_viewer import write_viewer
 from systems.scenes import Scenes, Surface
@@ -49,8 +50,8 @@ def write_model(surface: Surface, config: ExportConfig, path: Path, title: str) 
     vertices, faces = simplify(surface.vertices.float().cpu(), surface.faces.cpu(), baking.max_faces)
     paths = {ending: path.with_suffix(f".{ending}") for ending in config.formats}
     if "ply" in paths:
-        chunks = [surface.color(chunk.to(device)).float().cpu() for chunk in vertices.split(POINTS_PER_CHUNK)]
-        write_ply(paths["ply"], Mesh(vertices, faces, torch.cat(chunks).clamp(0, 1)), unit)
+        colors = in_chunks(surface.color, vertices, device)
+        write_ply(paths["ply"], Mesh(vertices, faces, colors.clamp(0, 1)), unit)
     if paths.keys() - {"ply"}:
         textured = bake(vertices.to(device), faces.to(device), surface.color, baking)
     if "glb" in paths:
