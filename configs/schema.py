@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, fields
 
 from configs.schedules import Knots, check_knots, value_at
 from guidance.config import GuidanceConfig
-from guidance.debiasing import DebiasingConfig
 from guidance.estimator import EstimatorConfig
+from guidance.text_config import TextConfig
 from models.image import ImageConfig
 from models.scene import NeRFSceneConfig
 from models.sdf_field import SDFFieldConfig
 from models.texture_field import TextureFieldConfig
-from renderers.cameras import CameraSampling, ViewThresholds
+from renderers.cameras import CameraSampling
 from renderers.mesh_renderer import MeshRendererConfig
 from renderers.texture_baking import BakingConfig
 from renderers.volume import VolumeRendererConfig
@@ -62,17 +62,6 @@ class PriorConfig:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: {self.precision!r} is not one of auto, fp32, bf16, fp16")
-
-
-@dataclass(frozen=True)
-class PromptTextConfig:
-    """How the prompt is turned into the texts that the networks read."""
-
-    negative: str = ""  # what classifier-free guidance pushes away from
-    view_template: str = "{prompt}, {view} view"  # {view}: front, side, back, overhead or bottom
-    view_thresholds: ViewThresholds = field(default_factory=ViewThresholds)
-    embedded_guidance: float | None = None  # scale that guidance-distilled models (FLUX) read; None: the model's own
-    debiasing: DebiasingConfig = field(default_factory=DebiasingConfig)  # words that contradict a view
 
 
 @dataclass(frozen=True)
@@ -301,7 +290,7 @@ class RunConfig:
     particles: int = 1  # n: scenes that share one estimator
     logger: str = "csv"  # csv, or wandb beside it
     prior: PriorConfig = field(default_factory=PriorConfig)
-    text: PromptTextConfig = field(default_factory=PromptTextConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)

@@ -39,7 +39,8 @@ from guidance.estimator import EstimatorConfig
 from guidance.families.components import without_weights
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
+from guidance.text_config import TextConfig
 from guidance.vsd import ScoreDistillation
 
 GB = 1e9
@@ -98,7 +99,8 @@ def estimate_run(
     path_or_id: str | Path,
     device: torch.device,
     dtype: torch.dtype,
-    prompt: PromptConfig,
+    prompt: str,
+    text: TextConfig,
     config: GuidanceConfig,
     estimator: EstimatorConfig,
     views: int = 1,
@@ -109,7 +111,8 @@ def estimate_run(
         if device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
             prior.use_plain_attention()  # as on the device that the run will be on
         # Which words are left out makes no difference to shapes.
-        prompts = embed_prompt(prior, replace(prompt, debiasing=DebiasingConfig()), release_text_encoder=False)
+        text = replace(text, debiasing=DebiasingConfig())
+        prompts = embed_prompt(prior, prompt, text, config.low_quality, release_text_encoder=False)
         encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
         text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
         with META:

@@ -7,53 +7,15 @@ wherever a paper writes "no text". Everything is encoded once, at the start; a s
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from string import Formatter
+from dataclasses import dataclass
 
 import torch
 
-from guidance.debiasing import DebiasingConfig, contradicting_words, without_words
+from guidance.debiasing import contradicting_words
 from guidance.image_text import ImageTextModel
 from guidance.prior import DiffusionPrior, TextEmbeddings
+from guidance.text_config import TextConfig
 from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """What to make, in words."""
-
-    prompt: str
-    negative_prompt: str = ""  # what classifier-free guidance pushes away from
-    view_template: str = "{prompt}, {view} view"  # {view} is one of renderers.cameras.VIEW_WORDS
-    view_thresholds: ViewThresholds = field(default_factory=ViewThresholds)  # degrees
-    embedded_guidance: float | None = None  # scale a guidance-distilled model (FLUX.1-dev) reads; None: its usual one
-    debiasing: DebiasingConfig = field(default_factory=DebiasingConfig)  # words that contradict a view
-    low_quality: str | None = None  # a text of flaws, for losses that read one
-
-    def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise ValueError(f'prompt: {self.prompt!r} is empty; say what to make, such as prompt="a red mug"')
-        try:
-            names = {name for _, name, _, _ in Formatter().parse(self.view_template) if name is not None}
-        except ValueError as error:
-            names = {str(error)}
-        if "prompt" not in names or not names <= {"prompt", "view"}:
-            raise ValueError(
-                f"view_template: {self.view_template!r} must contain {{prompt}} and may contain {{view}}, "
-                'nothing else in braces; the default is "{prompt}, {view} view"'
-            )
-        if self.embedded_guidance is not None and not (
-            math.isfinite(self.embedded_guidance) and self.embedded_guidance >= 0
-        ):
-            raise ValueError(
-                f"embedded_guidance: {self.embedded_guidance:g} must be 0 or more; FLUX.1-dev is made for about "
-                "1.5 to 5, null takes its usual 3.5"
-            )
-
-    def view_prompt(self, view: str, dropped: tuple[str, ...] = ()) -> str:
-        """y^c for one view word, without the words that contradict it."""
-        return self.view_template.format(prompt=without_words(self.prompt.strip(), dropped), view=view)
 
 
 @dataclass(frozen=True)
@@ -94,30 +56,41 @@ class PromptEmbeddings:
 
 
 def embed_prompt(
-    prior: DiffusionPrior | ImageTextModel, config: PromptConfig, release_text_encoder: bool = True
+    prior: DiffusionPrior | ImageTextModel,
+    prompt: str,
+    text: TextConfig | None = None,
+    low_quality: str | None = None,
+    release_text_encoder: bool = True,
 ) -> PromptEmbeddings:
     """Encode all of a prompt's forms in one call, then free the text encoder unless it is kept on purpose.
 
     Embedded guidance is the frozen score's alone, as classifier-free guidance is: the plain prompt, which the
     estimator reads, has none.
 
+    Args:
+        low_quality: a text of flaws, for losses that read one.
+
     Raises:
-        ValueError: a form that is longer than the tokenizer takes, or an embedded guidance that the model can't read.
+        ValueError: an empty prompt, a form that is longer than the tokenizer takes, or an embedded guidance that the
+            model can't read.
     """
-    dropped = contradicting_words(config.prompt.strip(), config.debiasing)
-    views = [config.view_prompt(word, dropped[word]) for word in VIEW_WORDS]
-    flaws = [] if config.low_quality is None else [config.low_quality.strip()]
-    embeddings = prior.encode_text([*views, config.prompt.strip(), config.negative_prompt.strip(), *flaws])
+    prompt, text = prompt.strip(), text or TextConfig()
+    if not prompt:
+        raise ValueError('prompt: is empty; say what to make, such as prompt="a red mug"')
+    dropped = contradicting_words(prompt, text.debiasing)
+    views = [text.view_prompt(prompt, word, dropped[word]) for word in VIEW_WORDS]
+    flaws = [] if low_quality is None else [low_quality.strip()]
+    embeddings = prior.encode_text([*views, prompt, text.negative.strip(), *flaws])
     if release_text_encoder:
         prior.release_text_encoder()
-    if config.embedded_guidance is not None:
+    if text.embedded_guidance is not None:
         if embeddings.guidance is None:
             raise ValueError(
-                f"embedded_guidance: {config.embedded_guidance:g} was given, but this model has no such input; "
+                f"embedded_guidance: {text.embedded_guidance:g} was given, but this model has no such input; "
                 "set it to null and use guidance_scale"
             )
-        embeddings = embeddings.with_guidance(config.embedded_guidance)
+        embeddings = embeddings.with_guidance(text.embedded_guidance)
     count = len(views)
     plain = embeddings[count : count + 1].with_guidance(1.0)
     negative, low_quality = embeddings[count + 1 : count + 2], embeddings[count + 2 :] if flaws else None
-    return PromptEmbeddings(embeddings[:count], plain, negative, config.view_thresholds, low_quality)
+    return PromptEmbeddings(embeddings[:count], plain, negative, text.view_thresholds, low_quality)

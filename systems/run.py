@@ -21,7 +21,7 @@ from guidance.image_text import ImageTextModel, load_image_text_model
 from guidance.loading import load_prior
 from guidance.memory import device_memory, estimate_run, preflight_line
 from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import LAST, Checkpoints
 from systems.callbacks.collapse import CollapseDetection, measure
@@ -225,7 +225,8 @@ def preflight(config: RunConfig, device: torch.device) -> str:
             find_prior(config.prior.path),
             device,
             prior_dtype(config, device),
-            prompt_config(config),
+            config.prompt,
+            config.text,
             config.guidance,
             config.estimator,
             config.render.views,
@@ -237,21 +238,7 @@ def preflight(config: RunConfig, device: torch.device) -> str:
 
 def build_prompts(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> PromptEmbeddings:
     """The prompt's embeddings."""
-    return embed_prompt(prior, prompt_config(config))
-
-
-def prompt_config(config: RunConfig) -> PromptConfig:
-    """What the section ``text`` says of the prompt."""
-    text = config.text
-    return PromptConfig(
-        config.prompt,
-        text.negative,
-        text.view_template,
-        text.view_thresholds,
-        text.embedded_guidance,
-        text.debiasing,
-        config.guidance.low_quality,
-    )
+    return embed_prompt(prior, config.prompt, config.text, config.guidance.low_quality)
 
 
 def find_prior(path: str, field: str = "prior") -> str:

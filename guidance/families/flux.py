@@ -9,7 +9,7 @@ trained to predict without a text, so that the pair eps_u, eps_c is not what it 
 diffusers' names for both scales:
 
 - The *embedded* scale g belongs to a text (``TextEmbeddings.guidance``). The frozen score reads 3.5, the value
-  of the model's card, or ``PromptConfig.embedded_guidance``. The estimator reads 1, no guidance: the paper
+  of the model's card, or ``TextConfig.embedded_guidance``. The estimator reads 1, no guidance: the paper
   guides eps_pretrain only, and renders are to be described as they are. So VSD's gradient begins as
   w(t) (eps(g) - eps(1)), which is what w(t) (g - 1) (eps_c - eps_u) was distilled into.
 - ``guidance_scale`` is *true* classifier-free guidance as in every family, with the negative prompt in the

@@ -126,6 +126,8 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
             "scene.field.density_init.kind=scene",
             r"scene.field.density_init.kind: 'scene' is dense beyond scene_radius 2.5",
         ),
+        ("text.view_template={view} view", r"text\.view_template: '\{view\} view' must contain \{prompt\}"),
+        ("text.embedded_guidance=-1", r"text\.embedded_guidance: -1 must be 0 or more"),
         ("text.view_thresholds.bottom_deg=80", r"text\.view_thresholds: need -90 <= bottom_deg"),
         ("text.view_thresholds.front_deg=170", r"text\.view_thresholds\.front_deg and text\.view_thresholds\.back_deg"),
         ("render.background_low=1.5", r"render\.background_low and render\.background_high: need"),

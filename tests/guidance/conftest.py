@@ -8,7 +8,7 @@ import torch
 
 from guidance.loading import load_prior
 from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
 from renderers.cameras import Cameras, orbit_cameras
 from tests.tiny_priors import save_tiny_flux, save_tiny_sd3, save_tiny_sdxl, save_tiny_stable_diffusion
 
@@ -52,7 +52,7 @@ def cameras() -> Cameras:
 
 @pytest.fixture
 def prompts(prior: DiffusionPrior) -> PromptEmbeddings:
-    return embed_prompt(prior, PromptConfig("a red mug"))
+    return embed_prompt(prior, "a red mug")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from guidance.clip import ClipGuidance
 from guidance.config import GuidanceConfig
 from guidance.image_text import BundledJudge, Clip, ImageTextModel, load_image_text_model
 from guidance.losses import as_loss
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
+from guidance.text_config import TextConfig
 from priors.judge_model import load_judge
 from renderers.cameras import Cameras
 from tests.tiny_image_text import CLIP_SIZE, save_tiny_clip, save_tiny_judge, save_tiny_language_model
@@ -76,7 +77,7 @@ def test_no_text_says_nothing(model) -> None:
 
 def test_the_gradient_is_that_of_minus_the_cosine(model, cameras) -> None:
     """Of the mean over views, through as_loss as in a training step; each camera has its view's text."""
-    prompts = embed_prompt(model, PromptConfig("a red mug"), release_text_encoder=False)
+    prompts = embed_prompt(model, "a red mug", release_text_encoder=False)
     images = images_of(model).requires_grad_()
     output = step(model, images, cameras, prompts)
     as_loss(images, output.gradient).backward()
@@ -92,7 +93,7 @@ def test_the_gradient_is_that_of_minus_the_cosine(model, cameras) -> None:
 
 
 def test_going_down_the_gradient_comes_nearer_to_the_text(model, cameras) -> None:
-    prompts, images = embed_prompt(model, PromptConfig("a red mug")), images_of(model)
+    prompts, images = embed_prompt(model, "a red mug"), images_of(model)
     before = step(model, images, cameras, prompts)
     direction = before.gradient / before.gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     after = step(model, images - 0.05 * direction, cameras, prompts)
@@ -101,8 +102,8 @@ def test_going_down_the_gradient_comes_nearer_to_the_text(model, cameras) -> Non
 
 def test_a_negative_prompt_pushes_away_as_the_prompt_pulls(model, cameras) -> None:
     def gradient(prompt: str, negative: str = "") -> torch.Tensor:
-        config = PromptConfig(prompt, negative, view_template="{prompt}")
-        prompts = embed_prompt(model, config, release_text_encoder=False)
+        text = TextConfig(negative, view_template="{prompt}")
+        prompts = embed_prompt(model, prompt, text, release_text_encoder=False)
         return step(model, images_of(model), cameras, prompts).gradient
 
     both = gradient("a red mug", "a blue chair")
@@ -110,7 +111,7 @@ def test_a_negative_prompt_pushes_away_as_the_prompt_pulls(model, cameras) -> No
 
 
 def test_scale_and_limit_act_on_the_gradient(model, cameras) -> None:
-    prompts, images = embed_prompt(model, PromptConfig("a red mug")), images_of(model)
+    prompts, images = embed_prompt(model, "a red mug"), images_of(model)
     plain = step(model, images, cameras, prompts).gradient
     torch.testing.assert_close(step(model, images, cameras, prompts, guidance_scale=3.0).gradient, 3 * plain)
     limited = step(model, images, cameras, prompts, max_gradient_rms=1e-6).gradient
@@ -122,7 +123,7 @@ def test_it_owns_no_weight_and_the_text_encoder_can_go(model, cameras) -> None:
     assert not guidance.state_dict() and not list(guidance.parameters())
     assert guidance.estimator is None and guidance.latent_shape == ()
     before = sum(p.numel() for p in model.frozen.module.parameters())
-    embed_prompt(model, PromptConfig("a red mug"))
+    embed_prompt(model, "a red mug")
     if isinstance(model, Clip):
         assert sum(p.numel() for p in model.frozen.module.parameters()) < before
 

@@ -17,7 +17,8 @@ from guidance.inversion import Inversion, InversionConfig
 from guidance.losses import LOSSES, as_loss
 from guidance.perp_neg import PerpNegConfig
 from guidance.prior import DiffusionPrior, TextEmbeddings
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
+from guidance.text_config import TextConfig
 from renderers.cameras import Cameras
 from tests.guidance.test_vsd import RANGE, draws, latents_of, seeded
 
@@ -26,10 +27,10 @@ TWO_KINDS = pytest.mark.parametrize("prior", ["epsilon", "sd3"], indirect=True) 
 
 
 def step(prior: DiffusionPrior, cameras: Cameras, config: GuidanceConfig, latents=None, **text) -> vsd.GuidanceOutput:
-    prompt = PromptConfig("a red mug", low_quality=config.low_quality, **text)
+    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.low_quality)
     guidance = build_guidance(prior, config, EstimatorConfig(), seeded(0))
     latents = latents_of(prior, cameras) if latents is None else latents
-    return guidance.scene_gradient(latents, embed_prompt(prior, prompt), cameras, RANGE, seeded())
+    return guidance.scene_gradient(latents, prompts, cameras, RANGE, seeded())
 
 
 def config_of(loss: str, **fields) -> GuidanceConfig:
@@ -41,7 +42,7 @@ def config_of(loss: str, **fields) -> GuidanceConfig:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_all_go_together(prior, cameras, loss: str) -> None:
     """Each addition changes what it is meant to change, and all of them leave a finite gradient."""
-    negative, debiasing = {"negative_prompt": "a blue mug"}, {"debiasing": DebiasingConfig(back=("red",))}
+    negative, debiasing = {"negative": "a blue mug"}, {"debiasing": DebiasingConfig(back=("red",))}
     plain = step(prior, cameras, config_of(loss)).gradient
     avoiding = step(prior, cameras, config_of(loss, perp_neg=AVOID)).gradient
     debiased = step(prior, cameras, config_of(loss), **debiasing).gradient
@@ -178,7 +179,7 @@ def test_nfsd_changes_at_its_threshold(prior, cameras) -> None:
 
 
 def texts_of(prior: DiffusionPrior, cameras: Cameras):
-    prompts: PromptEmbeddings = embed_prompt(prior, PromptConfig("a red mug"))
+    prompts: PromptEmbeddings = embed_prompt(prior, "a red mug")
     return prompts.for_cameras(cameras)
 
 

@@ -13,7 +13,8 @@ from guidance.debiasing import (
     find_contradictions,
     without_words,
 )
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
+from guidance.text_config import TextConfig
 from renderers.cameras import VIEW_WORDS
 from tests.tiny_image_text import save_tiny_language_model
 
@@ -36,8 +37,8 @@ def test_whole_words_go_and_leave_no_hole(text: str, words: tuple[str, ...], lef
 
 
 def test_a_list_changes_its_own_view_alone(epsilon_prior) -> None:
-    config = PromptConfig("a red mug", debiasing=DebiasingConfig(back=("red",)))
-    found = embed_prompt(epsilon_prior, config)
+    text = TextConfig(debiasing=DebiasingConfig(back=("red",)))
+    found = embed_prompt(epsilon_prior, "a red mug", text)
     views = [f"a red mug, {word} view" for word in VIEW_WORDS]
     views[VIEW_WORDS.index("back")] = "a mug, back view"
     expected = epsilon_prior.encode_text([*views, "a red mug"])

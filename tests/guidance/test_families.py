@@ -19,7 +19,8 @@ from guidance.families.sd3 import StableDiffusion3Prior
 from guidance.families.sdxl import StableDiffusionXLPrior
 from guidance.loading import load_prior
 from guidance.prior import TextEmbeddings
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
+from guidance.text_config import TextConfig
 from guidance.vsd import GuidanceConfig, ScoreDistillation, draw_noise
 from tests.tiny_priors import LATENT_CHANNELS, save_tiny_flux, save_tiny_sd3, save_tiny_sdxl
 
@@ -208,16 +209,16 @@ def test_flux_tokens_are_packed_rows_first() -> None:
 
 def test_embedded_guidance_is_the_frozen_scores_alone(folders) -> None:
     prior = load_prior(folders["flux"])
-    usual = embed_prompt(prior, PromptConfig("a red mug"))
+    usual = embed_prompt(prior, "a red mug")
     assert usual.views.guidance.tolist() == [3.5] * 5
     assert usual.negative.guidance.tolist() == [3.5] and usual.plain.guidance.tolist() == [1.0]
-    assert embed_prompt(prior, PromptConfig("a red mug", embedded_guidance=2.0)).views.guidance.tolist() == [2.0] * 5
+    assert embed_prompt(prior, "a red mug", TextConfig(embedded_guidance=2.0)).views.guidance.tolist() == [2.0] * 5
 
 
 def test_vsd_with_embedded_guidance_begins_as_its_effect(folders, cameras) -> None:
     """w(t) (eps(g) - eps(1)) at guidance_scale 1, where the network runs on no pair."""
     prior = load_prior(folders["flux"])
-    prompts = embed_prompt(prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(prior, "a red mug")
     prompts = replace(prompts, views=prompts.plain.expand(5).with_guidance(3.5))
     estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, GuidanceConfig(guidance_scale=1.0))
@@ -239,9 +240,9 @@ def test_a_model_without_embedded_guidance(tmp_path, epsilon_prior) -> None:
     assert torch.isfinite(prior.predict(torch.zeros(1, *prior.latent_shape), torch.tensor([500]), text).output).all()
     for without in (prior, epsilon_prior):
         with pytest.raises(ValueError, match=r"embedded_guidance: 2 was given, but this model has no such input"):
-            embed_prompt(without, PromptConfig("a red mug", embedded_guidance=2.0))
+            embed_prompt(without, "a red mug", TextConfig(embedded_guidance=2.0))
     with pytest.raises(ValueError, match=r"embedded_guidance: -1 must be 0 or more"):
-        PromptConfig("a red mug", embedded_guidance=-1.0)
+        TextConfig(embedded_guidance=-1.0)
 
 
 def test_rows_keep_all_that_belongs_to_them() -> None:

@@ -13,7 +13,7 @@ import torch
 from guidance.estimator import EstimatorConfig, LoraEstimator
 from guidance.loading import WORKING_ID, find_index, load_prior
 from guidance.losses import rms
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
 from guidance.sampling import sample_prior
 from renderers.cameras import orbit_cameras
 
@@ -50,7 +50,7 @@ def test_a_real_model(prior, tmp_path) -> None:
     assert (prior.decode_latents(latents) - picture).abs().mean() < 0.05
     assert 0.1 < latents.std() < 3, "scaled to about unit variance"
 
-    prompts = embed_prompt(prior, PromptConfig("a red ball"))
+    prompts = embed_prompt(prior, "a red ball")
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     text, c2w = prompts.plain.to(DEVICE), torch.eye(4)[None]
     estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))

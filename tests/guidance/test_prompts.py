@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
+from guidance.text_config import TextConfig
 from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, orbit_cameras
 
 
@@ -15,7 +16,7 @@ def cameras_at(*directions: tuple[float, float]) -> Cameras:
 
 
 def test_views_pick_their_own_prompt(epsilon_prior) -> None:
-    embeddings = embed_prompt(epsilon_prior, PromptConfig("a red mug", negative_prompt="a blue chair"))
+    embeddings = embed_prompt(epsilon_prior, "a red mug", TextConfig(negative="a blue chair"))
     around = cameras_at((0, 10), (90, 10), (180, 10), (30, 80), (30, -20), (-90, 0))
     batch = embeddings.for_cameras(around)
     words = [*VIEW_WORDS, "side"]
@@ -28,29 +29,29 @@ def test_views_pick_their_own_prompt(epsilon_prior) -> None:
 
 
 def test_thresholds_and_template_are_the_callers(epsilon_prior) -> None:
-    config = PromptConfig("a red mug", view_template="{view} view, {prompt}", view_thresholds=ViewThresholds(10, 10))
-    batch = embed_prompt(epsilon_prior, config).for_cameras(cameras_at((20, 0)))
+    text = TextConfig(view_template="{view} view, {prompt}", view_thresholds=ViewThresholds(10, 10))
+    batch = embed_prompt(epsilon_prior, "a red mug", text).for_cameras(cameras_at((20, 0)))
     torch.testing.assert_close(batch.conditional.tokens, epsilon_prior.encode_text(["side view, a red mug"]).tokens)
 
 
 def test_the_text_encoder_is_freed_unless_kept(epsilon_prior) -> None:
-    embed_prompt(epsilon_prior, PromptConfig("a red mug"), release_text_encoder=False)
+    embed_prompt(epsilon_prior, "a red mug", release_text_encoder=False)
     assert epsilon_prior._text_encoders
-    embed_prompt(epsilon_prior, PromptConfig("a red mug"))
+    embed_prompt(epsilon_prior, "a red mug")
     assert not epsilon_prior._text_encoders
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
-def test_an_empty_prompt(prompt: str) -> None:
-    with pytest.raises(ValueError, match=r"prompt: .* is empty; say what to make"):
-        PromptConfig(prompt)
+def test_an_empty_prompt(epsilon_prior, prompt: str) -> None:
+    with pytest.raises(ValueError, match=r"prompt: is empty; say what to make"):
+        embed_prompt(epsilon_prior, prompt)
 
 
 @pytest.mark.parametrize("template", ["{view} view", "{prompt}, {vew} view", "{prompt}, {", "{prompt} {}"])
 def test_a_bad_template(template: str) -> None:
     with pytest.raises(ValueError, match=r"view_template: .* must contain \{prompt\}"):
-        PromptConfig("a red mug", view_template=template)
+        TextConfig(view_template=template)
 
 
 def test_braces_in_a_prompt_are_text() -> None:
-    assert PromptConfig("a {red} mug").view_prompt("side") == "a {red} mug, side view"
+    assert TextConfig().view_prompt("a {red} mug", "side") == "a {red} mug, side view"

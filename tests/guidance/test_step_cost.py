@@ -23,7 +23,8 @@ from guidance.memory import (
     size_of,
 )
 from guidance.perp_neg import PerpNegConfig
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
+from guidance.text_config import TextConfig
 from guidance.vsd import GuidanceConfig, ScoreDistillation
 
 
@@ -44,7 +45,7 @@ def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     """The dry run calls the network as often and on as many rows, and leaves the real weights alone."""
     estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, GuidanceConfig())
-    prompts = embed_prompt(prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(prior, "a red mug")
     before = [parameter.clone() for parameter in (*prior.network.parameters(), *guidance.parameters())]
     dry, rows = on_meta(guidance), []
     monkeypatch.setattr(dry.prior, "run_network", counting(dry.prior.run_network, rows))
@@ -106,7 +107,7 @@ def test_fused_attention_stores_no_pairs() -> None:
 
 
 def test_estimates_add_up(epsilon_prior) -> None:
-    prompts = embed_prompt(epsilon_prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(epsilon_prior, "a red mug")
 
     def estimate(views: int = 1, loss: str = "vsd", **config) -> tuple[MemoryEstimate, ScoreDistillation]:
         estimator = None
@@ -130,7 +131,7 @@ def test_estimates_add_up(epsilon_prior) -> None:
 @pytest.mark.parametrize("front", [0.0, 1.6])
 def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
     config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=front), nfsd=NfsdConfig("ugly"))
-    prompts = embed_prompt(prior, PromptConfig("a red mug", low_quality=config.low_quality))
+    prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
     generator = torch.Generator().manual_seed(0)
     estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.needs_estimator else None
     found = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
@@ -139,7 +140,7 @@ def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
 
 def test_a_run_is_estimated_before_its_weights_are_read(folders, monkeypatch) -> None:
     """As much as with the weights at hand, for each family, and not a number of them is loaded."""
-    prompt, config = PromptConfig("a red mug"), GuidanceConfig()
+    prompt, config = "a red mug", GuidanceConfig()
     for kind, folder in folders.items():
         prior = load_prior(folder)
         estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
@@ -149,7 +150,9 @@ def test_a_run_is_estimated_before_its_weights_are_read(folders, monkeypatch) ->
         with monkeypatch.context() as patch:
             patch.setattr("safetensors.torch.load_file", None)
             patch.setattr("safetensors.safe_open", None)
-            found = estimate_run(folder, torch.device("cpu"), torch.float32, prompt, config, EstimatorConfig())
+            found = estimate_run(
+                folder, torch.device("cpu"), torch.float32, prompt, TextConfig(), config, EstimatorConfig()
+            )
         assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step), kind
         assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0, kind
 

@@ -9,7 +9,7 @@ import torch
 
 from guidance import losses
 from guidance.estimator import EstimatorConfig, LoraEstimator
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
 from guidance.vsd import GuidanceConfig, ScoreDistillation, draw_noise
 
 RANGE = (0.02, 0.98)
@@ -89,7 +89,7 @@ def test_csd_is_the_guidance_term_alone(prior, prompts, cameras) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5])
 def test_csd_has_its_baseline_at_every_scale(epsilon_prior, cameras, scale: float) -> None:
-    prompts = embed_prompt(epsilon_prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(epsilon_prior, "a red mug")
     guidance = guidance_of(epsilon_prior, loss="csd", guidance_scale=scale)
     output = guidance.scene_gradient(latents_of(epsilon_prior, cameras), prompts, cameras, RANGE, seeded())
     assert (output.gradient.abs().max() > 0) == (scale > 0)
@@ -182,7 +182,7 @@ def test_training_the_estimator_lowers_its_loss_and_checkpoints_hold_only_it(pri
 
 
 def test_clipping_bounds_what_is_handed_out_and_not_what_is_reported(epsilon_prior, cameras) -> None:
-    prompts = embed_prompt(epsilon_prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(epsilon_prior, "a red mug")
     guidance = guidance_of(epsilon_prior, loss="sds", guidance_scale=100.0, max_gradient_rms=1e-3)
     output = guidance.scene_gradient(latents_of(epsilon_prior, cameras), prompts, cameras, RANGE, seeded())
     torch.testing.assert_close(losses.rms(output.gradient), torch.full((3,), 1e-3))
@@ -205,7 +205,7 @@ def test_bad_configs(config: dict, message: str) -> None:
 
 
 def test_an_inverted_noise_range_and_a_missing_estimator(epsilon_prior, cameras) -> None:
-    prompts = embed_prompt(epsilon_prior, PromptConfig("a red mug"))
+    prompts = embed_prompt(epsilon_prior, "a red mug")
     guidance = guidance_of(epsilon_prior, loss="sds")
     with pytest.raises(ValueError, match=r"t_range: \[0\.98, 0\.02\] is no range"):
         guidance.scene_gradient(latents_of(epsilon_prior, cameras), prompts, cameras, (0.98, 0.02), seeded())

@@ -10,7 +10,7 @@ from guidance.config import NfsdConfig
 from guidance.estimator import EstimatorConfig, LoraEstimator
 from guidance.loading import load_prior
 from guidance.losses import LOSSES
-from guidance.prompts import PromptConfig, embed_prompt
+from guidance.prompts import embed_prompt
 from guidance.vsd import GuidanceConfig, ScoreDistillation
 from priors.assemble import DEFAULT_PRIOR
 from priors.evaluate import sample_pictures
@@ -105,7 +105,7 @@ def test_every_loss_pulls_with_it(loss):
     if config.needs_estimator:
         estimator = LoraEstimator(prior, EstimatorConfig(rank=8), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, config)
-    prompts = embed_prompt(prior, PromptConfig("a red mug", low_quality=config.low_quality))
+    prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
     cameras = turntable_cameras(2, elevation_deg=15.0, distance=3.0, fovy_deg=40.0)
     grey = prior.encode_images(torch.full((2, 3, 64, 64), 0.5))
     output = guidance.scene_gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import pytest
 from configs.schema import RunConfig
 from guidance.loading import load_prior
 from guidance.prior import DiffusionPrior
-from guidance.prompts import PromptConfig, PromptEmbeddings, embed_prompt
+from guidance.prompts import PromptEmbeddings, embed_prompt
 from systems.nerf import NeRFSystem
 from tests.systems.tiny_runs import tiny_config
 from tests.tiny_priors import save_tiny_stable_diffusion
@@ -32,7 +32,7 @@ def prior(prior_folder: Path) -> DiffusionPrior:
 
 @pytest.fixture
 def prompts(prior: DiffusionPrior) -> PromptEmbeddings:
-    return embed_prompt(prior, PromptConfig("a red mug"))
+    return embed_prompt(prior, "a red mug")
 
 
 @pytest.fixture
