@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MISTAKES as error:
         if "--traceback" in arguments or not is_user_mistake(error):
             raise
-        remedy = f"\n{how_to_resume(plan)}" if is_disk_error(error) else ""
+        told = plan is not None and has_finished_stages(plan)  # how to resume
+        remedy = f"\n{how_to_resume(plan)}" if is_disk_error(error) and not told else ""
         return give_up(MISTAKE, f"error: {describe(error)}{remedy}", plan)
     except KeyboardInterrupt:
         return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
@@ -255,7 +256,9 @@ def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[
             runs.write_config(run.config, run.folder, arguments)
 
     plans = [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
-    return [replace(plan, record=record) if plan is plans[0] else plan for plan in plans]
+    if plans:
+        plans[0] = replace(plans[0], record=record)
+    return plans
 
 
 def announce(plan: Plan) -> None:

@@ -140,6 +140,8 @@ def main() -> None:
             continue
         runs.append(judge_run(folder, judge))
         print(f"| {runs[-1].prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
+    if not runs:
+        raise SystemExit("every run collapsed: nothing to compare")
     mean = {key: sum(getattr(run, key) for run in runs) / len(prompts) for key in _FIGURES}
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
     if args.particles > 1:

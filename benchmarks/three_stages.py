@@ -10,7 +10,8 @@ Frechet distance to as many world pictures from the same cameras; for stages 1 a
 distance of the surface, before any simplification, to the nearest of 64 world instances (which may be another one by
 IoU than by Chamfer distance); for stage 3 the PSNR of the exported GLB's renders against the texture field's, and what
 Khronos' validator says of the GLB. Frechet distances of so few pictures are biased upwards: compare them with each
-other. Means of shapes are over the prompts for which both stages have one.
+other. A run that collapsed counts as wrong in all views; means of shapes are over the prompts for which both stages have
+one, all other figures over the runs that are there.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def main() -> None:
     results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
     world: list[Float[Tensor, "views width"]] = []
     unscored: list[str] = []
-    validate, issues = GltfValidator(args.folder / "gltf-validator"), [0, 0]
+    validate, reports = GltfValidator(args.folder / "gltf-validator"), []
     print("| prompt | minutes | stage | class | colour | view | IoU | Chamfer | bake, dB |")
     print("|---|---|---|---|---|---|---|---|---|")
     prompts = benchmark_prompts()[::2][: args.prompts]
@@ -104,23 +105,24 @@ def main() -> None:
                 if stage in SHAPE_STAGES:
                     shape = shape_score(as_mesh(surface), attributes_of(prompt)[0])
                 else:
+                    reports.append(validate(top / stage / "mesh.glb"))
                     bake = bake_fidelity(surface, top / stage / "mesh.glb", judged.cameras)
-                    report = validate(top / stage / "mesh.glb")
-                    issues[0] += report.errors
-                    issues[1] += report.warnings
             except ValueError as error:  # an empty surface, or an open one, which encloses nothing
                 unscored.append(f"{prompt}, {stage}: {error}")
             results[stage].append(StageResult(judged, shape, bake))
             print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([results[stage][-1]])} |", flush=True)
         world.append(world_features(judge, results[STAGES[0]][-1].judged, 1)[0])
+    if not world:
+        raise SystemExit("every run collapsed: nothing to compare")
     pairs = list(zip(*(results[stage] for stage in SHAPE_STAGES), strict=True))
     for index, pair in enumerate(pairs):  # the same prompts in both means
         if any(each.shape is None for each in pair):
             for stage in SHAPE_STAGES:
                 results[stage][index] = replace(results[stage][index], shape=None)
     for stage, found in results.items():
-        print(f"| **mean** | | {stage} | {_row(found)} |")
-    print(f"glTF validator, {len(world)} models: {issues[0]} errors, {issues[1]} warnings")
+        print(f"| **mean** | | {stage} | {_row(found, len(prompts))} |")
+    errors, warnings = (sum(getattr(report, name) for report in reports) for name in ("errors", "warnings"))
+    print(f"glTF validator, {len(reports)} models: {errors} errors, {warnings} warnings")
     for note in unscored:
         print(f"no shape score, and not in the mean: {note}")
     for stage, found in results.items():
@@ -131,9 +133,10 @@ def main() -> None:
         contact_sheet(pictures, 8, args.folder / f"{stage}.png")
 
 
-def _row(results: list[StageResult]) -> str:
+def _row(results: list[StageResult], runs: int = 1) -> str:
+    """The figures of some of so many runs; the others collapsed."""
     keys = ("class_right", "color_right", "view_right")
-    shares = [np.mean([getattr(each.judged, key) for each in results]) for key in keys]
+    shares = [sum(getattr(each.judged, key) for each in results) / runs for key in keys]
     shapes = [each.shape for each in results if each.shape is not None]
     lengths = [
         f"{np.mean([getattr(each, key) for each in shapes]):.3f}" if shapes else "" for key in ("iou", "chamfer")

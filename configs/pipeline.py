@@ -174,8 +174,6 @@ def go_on(top: Path, overrides: dict[str, str]) -> list[StageRun]:
         place = folder / CONFIG_FILE
         saved, wanted = load_saved(place, values[name])
         found = checkpoints(folder)
-        if earlier is not None:
-            wanted = replace(wanted, source=str(earlier.checkpoint))
         if is_finished(folder, saved):
             check_finished(name, top, overrides, saved, wanted)
         else:
@@ -183,6 +181,8 @@ def go_on(top: Path, overrides: dict[str, str]) -> list[StageRun]:
                 check_changes("--resume", folder, saved, wanted)
             elif earlier is not None:
                 check_same_world(wanted, earlier.config, earlier.checkpoint)
+            if earlier is not None:  # where it lies now
+                wanted = replace(wanted, source=str(earlier.checkpoint))
             runs.append(StageRun(wanted, folder, found[-1] if found else None, str(place)))
         earlier = Earlier(wanted, folder.absolute() / NEWEST)
     check_devices([run.config for run in runs])

@@ -7,6 +7,7 @@ Numbers of iterations are for one particle: they are multiplied by ``particles``
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 
@@ -76,12 +77,13 @@ class NoiseConfig:
             check_knots(name, getattr(self, name))
             if any(not 0 <= value <= 1 for _, value in getattr(self, name)):
                 raise ValueError(f"{name}: values are fractions of the noise schedule in [0, 1]")
-        changes = {int(iteration) for iteration, _ in self.t_min + self.t_max}
-        for iteration in sorted(changes | {change - 1 for change in changes}):  # linear in between
+        changes = {iteration for iteration, _ in self.t_min + self.t_max}
+        before = {math.nextafter(change, 0) for change in changes}  # particles stretch the time, so not one iteration
+        for iteration in sorted(changes | before):  # linear in between
             low, high = value_at(self.t_min, iteration), value_at(self.t_max, iteration)
             if low > high:
                 raise ValueError(
-                    f"t_min and t_max: at iteration {max(iteration, 0)} the range of noise levels is inverted: "
+                    f"t_min and t_max: at iteration {iteration:g} the range of noise levels is inverted: "
                     f"{low:g} is above {high:g}"
                 )
 

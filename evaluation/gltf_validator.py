@@ -40,7 +40,10 @@ class GltfValidator:
             raise OSError("npm is not installed: gltf-validator comes from it")
         folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"gltf-validator@{VERSION}"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired as error:
+            raise OSError("npm cannot install gltf-validator: no answer within two minutes") from error
         if done.returncode:
             raise OSError(f"npm cannot install gltf-validator: {done.stderr.strip()[-200:]}")
 

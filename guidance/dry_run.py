@@ -38,9 +38,9 @@ def on_meta(guidance: ScoreDistillation) -> ScoreDistillation:
 def run_step(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> None:
     """One iteration from rendered images on: encode, scene's gradient and its backward, the estimator's step.
 
-    ``guidance`` is on the meta device, ``prompts`` anywhere.
+    ``guidance`` and ``prompts`` are on the meta device.
     """
-    prompts, size = prompts.to(META), guidance.prior.image_size
+    size = guidance.prior.image_size
     generator = torch.Generator().manual_seed(0)  # t and noise are drawn as always; their numbers end there
     angles = torch.zeros(views)
     cameras = orbit_cameras(angles, angles, torch.ones(views), torch.full((views,), 40.0))

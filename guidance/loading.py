@@ -83,10 +83,7 @@ def load_prior(
 
 
 def outline_prior(path_or_id: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPrior:
-    """The same prior as shapes alone, on the meta device; raises as `load_prior`.
-
-    Call it and all that loads text encoders within ``guidance.families.components.without_weights``.
-    """
+    """The same prior as shapes alone, on the meta device; raises as `load_prior`."""
     source, index, load = _find(path_or_id)
     return load(source, index, torch.device("meta"), dtype)
 

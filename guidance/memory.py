@@ -36,7 +36,6 @@ from guidance.config import GuidanceConfig
 from guidance.debiasing import DebiasingConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import EstimatorConfig
-from guidance.families.components import without_weights
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
 from guidance.prompts import PromptEmbeddings, embed_prompt
@@ -106,18 +105,18 @@ def estimate_run(
     views: int = 1,
 ) -> MemoryEstimate:
     """Of a run with a model whose weights needn't be here yet; raises as `load_prior`."""
-    with without_weights(), warnings.catch_warnings(action="ignore"):  # whatever is amiss is told when it is loaded
+    with warnings.catch_warnings(action="ignore"):  # whatever is amiss is told when it is loaded
         prior = outline_prior(path_or_id, dtype)
         if device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
             prior.use_plain_attention()  # as on the device that the run will be on
         # Which words are left out makes no difference to shapes.
         text = replace(text, debiasing=DebiasingConfig())
         prompts = embed_prompt(prior, prompt, text, config.low_quality, release_text_encoder=False)
-        encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
-        text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
-        with META:
-            guidance = build_guidance(prior, config, estimator, torch.Generator().manual_seed(0))
-        return replace(estimate_memory(guidance, prompts, views), text_encoders=text_encoders)
+    encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
+    text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
+    with META:
+        guidance = build_guidance(prior, config, estimator, torch.Generator().manual_seed(0))
+    return replace(estimate_memory(guidance, prompts, views), text_encoders=text_encoders)
 
 
 def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> MemoryEstimate:
@@ -154,7 +153,9 @@ def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     if estimate.text_encoders:
         shares += f"; text encoders {estimate.text_encoders / GB:.1f}, freed before"
     line = f"guidance needs about {estimate.total / GB:.1f} GB ({shares}), this device has {available / GB:.1f} GB"
-    if estimate.total > available:
+    if estimate.weights + estimate.text_encoders > available:
+        line += ": too little for the weights; set prior.precision to bf16, or take a smaller prior"
+    elif estimate.total > available:
         line += (
             ": too little; lower render.views, set prior.precision to bf16, estimator.gradient_checkpointing to true "
             "or guidance.shared_pass to false, or take a smaller prior"

@@ -71,12 +71,12 @@ def embed_prompt(
         low_quality: a text of flaws, for losses that read one.
 
     Raises:
-        ValueError: an empty prompt, a form that is longer than the tokenizer takes, or an embedded guidance that the
-            model can't read.
+        ValueError: an empty prompt, a form that the tokenizer cannot read or that is longer than it takes, or an
+            embedded guidance that the model can't read.
     """
     prompt, text = prompt.strip(), text or TextConfig()
     if not prompt:
-        raise ValueError('prompt: is empty; say what to make, such as prompt="a red mug"')
+        raise ValueError("prompt: '' is empty; say what to make, such as prompt=\"a red mug\"")
     dropped = contradicting_words(prompt, text.debiasing)
     views = [text.view_prompt(prompt, word, dropped[word]) for word in VIEW_WORDS]
     flaws = [] if low_quality is None else [low_quality.strip()]

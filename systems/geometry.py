@@ -63,7 +63,7 @@ class GeometryParticles(MeshScenes):
                     level = silhouette_level(rays)
                 except ValueError as error:
                     advice = surface.working_levels(density, bounds=bounds)
-                    raise ValueError(f"{where}: {error}; {advice}; surface.level sets the level") from error
+                    raise ValueError(f"{where}: {error}: surface.level; {advice}") from error
             try:
                 surface.initialize(density, level, bounds=bounds)
             except ValueError as error:

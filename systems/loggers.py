@@ -28,8 +28,9 @@ def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     """A CSV in ``logs/version_<n>`` (a resumed run opens the next one), and W&B in ``wandb``."""
     loggers: list[Logger] = [CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)]
     if config.logger == "wandb":
-        offline = not has_wandb_account()
-        if offline:
+        mode = os.environ.get("WANDB_MODE")
+        offline = mode == "offline" or (mode != "disabled" and not has_wandb_account())
+        if offline and mode != "offline":
             logger.warning("wandb: no account found, so this run is offline; upload it later with `wandb sync`")
         loggers.append(
             WandbLogger(
@@ -47,11 +48,10 @@ def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
 
 
 def has_wandb_account() -> bool:
-    """Whether W&B may be asked to upload: an API key is known, and the environment does not forbid it."""
+    """Whether W&B knows an API key."""
     import wandb
 
-    forbidden = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    return not forbidden and wandb.login(prompt=False, verify=False)  # that looks for a key, and asks nobody
+    return wandb.login(prompt=False, verify=False)  # that looks for a key, and asks nobody
 
 
 def close_loggers(config: RunConfig) -> None:

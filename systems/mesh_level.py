@@ -51,7 +51,7 @@ def silhouette_overlaps(rays: RayExtremes) -> tuple[Float[Tensor, "rays"], Float
     if not opaque.any():
         raise ValueError(
             f"level: nothing to choose it from, the scene is empty: no pixel's opacity exceeds 0.5 (the greatest is "
-            f"{rays.opacity.max().item():g}); train on, or set output.mesh_level (of an export)"
+            f"{rays.opacity.max().item():g}); train on, or set the level by hand"
         )
     levels, order = rays.greatest.double().sort(descending=True)
     # With the level just below the k-th greatest density, k rays are inside.

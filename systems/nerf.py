@@ -64,7 +64,12 @@ class NeRFParticles(Scenes):
         """By marching cubes, at ``output.mesh_level`` or at the level that `systems.mesh_level` finds."""
         output, field = self.config.output, self.particles[particle].field
         device = self.occupancies[particle].density.device
-        level = silhouette_level(self.extremes(particle)) if output.mesh_level is None else output.mesh_level
+        level = output.mesh_level
+        if level is None:
+            try:
+                level = silhouette_level(self.extremes(particle))
+            except ValueError as error:
+                raise ValueError(f"{error}: output.mesh_level") from error
         vertices, faces = extract_mesh(
             field.density,
             radius=field.config.radius,

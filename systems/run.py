@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
@@ -77,32 +78,50 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     quieten_lightning()
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, which costs time
-    trainer = build_trainer(config, folder)
-    if trainer.is_global_zero and not config.guidance.works_on_images:
-        print(f"memory: {preflight(config, trainer.strategy.root_device)}", flush=True)
-    prior = build_prior(config, trainer.strategy.root_device)
-    system = system_class(config)(config, prior, build_prompts(config, prior))
-    if resume is None:
-        system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
-    announce(config, trainer, prior, system)
-    finished = resume is not None and is_finished(system, resume)
-    if begun is not None and is_first_process():
-        begun()
-    if finished:
-        if trainer.is_global_zero:
-            checkpoint = read_checkpoint(resume)
-            system.load_state_dict(checkpoint["state_dict"])
-            system.scene.to(trainer.strategy.root_device)
-            write_results(system, config, folder, checkpoint["callbacks"]["Performance"]["seconds"])
-        return folder
-    trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
+    with ordered_sums(chosen_device(config)):
+        trainer = build_trainer(config, folder)
+        if trainer.is_global_zero and not config.guidance.works_on_images:
+            print(f"memory: {preflight(config, trainer.strategy.root_device)}", flush=True)
+        prior = build_prior(config, trainer.strategy.root_device)
+        system = system_class(config)(config, prior, build_prompts(config, prior))
+        if resume is None:
+            system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
+        announce(config, trainer, prior, system)
+        finished = resume is not None and is_finished(system, resume)
+        if begun is not None and trainer.is_global_zero:
+            begun()
+        if finished:
+            if trainer.is_global_zero:
+                checkpoint = read_checkpoint(resume)
+                system.load_state_dict(checkpoint["state_dict"])
+                system.scene.to(trainer.strategy.root_device)
+                write_results(system, config, folder, checkpoint["callbacks"]["Performance"]["seconds"])
+            return folder
+        trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
     close_loggers(config)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping or interruption.received is not None:  # also while the results were written
         last = folder / "checkpoints" / LAST
         raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {last}")
     return folder
+
+
+@contextmanager
+def ordered_sums(device: str) -> Iterator[None]:
+    """Within the block sums on a CPU don't depend on the order of threads.
+
+    Else these add up the gradients of shared vertices in whatever order, and a resumed run differs from one without
+    a break. (On CUDA it would cost speed, and not every operation has such a form.)
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, which costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 def is_finished(system: DistillationSystem, checkpoint: Path) -> bool:
@@ -178,8 +197,6 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         accelerator=chosen_device(config),
         devices=config.trainer.devices,
         strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
-        # Else threads add up the gradients of shared vertices in whatever order, and a resumed run differs.
-        deterministic=chosen_device(config) == "cpu",
         precision=chosen_precision(config),
         max_epochs=1,
         logger=build_loggers(config, folder),
@@ -231,8 +248,9 @@ def preflight(config: RunConfig, device: torch.device) -> str:
             config.estimator,
             config.render.views,
         )
-    except (RuntimeError, NotImplementedError) as error:  # an operation that meta tensors lack is no reason to stop
-        return f"no estimate ({str(error).splitlines()[0]:.100})"
+    except RuntimeError as error:  # an operation that meta tensors lack is no reason to stop
+        reason = " ".join(str(error).split())
+        return f"no estimate ({reason:.100})"
     return preflight_line(estimate, device_memory(device))
 
 

@@ -291,6 +291,18 @@ def test_a_refused_change_to_a_pipeline_leaves_it_as_it_was(change, part, run, c
     assert not run.calls and files(top) == before
 
 
+def test_a_pipeline_that_was_moved_goes_on(run, tmp_path):  # noqa: F811
+    run.behave = stopped("geometry", interrupt)
+    assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
+    top = (tmp_path / "outputs/prolific/a-blue-chair/mine").rename(tmp_path / "moved")
+    run.behave = finish
+    run.calls.clear()
+    assert launch.main(["--resume", str(top)]) == 0
+    assert stages_run(run) == ["2-geometry", "3-texture"]
+    assert run.calls[0][1].source == str(top / "1-nerf/checkpoints/last.ckpt")
+    assert load_saved(top / "2-geometry/config.yaml", {})[0].source == run.calls[0][1].source
+
+
 def test_a_mistake_in_a_later_stage_keeps_the_earlier_ones(run, capsys, tmp_path):  # noqa: F811
     def behave(config, folder):
         if config.stage == "geometry":

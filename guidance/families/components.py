@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
-
-_without_weights: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 
 def is_listed(index: dict[str, Any], name: str) -> bool:
@@ -39,18 +35,14 @@ def require_components(source: Path | str, index: dict[str, Any], names: tuple[s
             )
 
 
-@contextmanager
-def without_weights() -> Iterator[None]:
-    """Within the block networks are loaded as shapes alone, on the meta device: configurations are read, no weights."""
-    token = _without_weights.set(True)
-    try:
-        yield
-    finally:
-        _without_weights.reset(token)
-
-
-def load_component(component: type, source: Path | str, name: str, **kwargs: Any) -> Any:
+def load_component(
+    component: type, source: Path | str, name: str, device: torch.device | None = None, **kwargs: Any
+) -> Any:
     """``component.from_pretrained`` on one subfolder, with errors that name it.
+
+    Args:
+        device: "meta" builds a network from its configuration, as shapes alone; no weight is read. On others the
+            caller puts it there.
 
     Raises:
         FileNotFoundError: a file is absent or cannot be fetched.
@@ -60,7 +52,7 @@ def load_component(component: type, source: Path | str, name: str, **kwargs: Any
     try:
         if issubclass(component, ModelMixin):
             _check_class(component, source, name)
-        if _without_weights.get() and issubclass(component, nn.Module):
+        if device is not None and device.type == "meta":
             return _outline(component, source, name, **kwargs)
         return component.from_pretrained(source, subfolder=name, **kwargs)
     except (OSError, SafetensorError) as error:
@@ -83,7 +75,14 @@ def _outline(
             network = component.from_config(component.load_config(source, subfolder=name))
         else:
             network = component(component.config_class.from_pretrained(source, subfolder=name))
-    return nn.Module.to(network, torch_dtype or dtype)  # not diffusers' own, which warns of rounding weights
+    dtype = torch_dtype or dtype
+    nn.Module.to(network, dtype)  # not diffusers' own, which warns of rounding weights
+    if dtype == torch.float16:  # as transformers does: T5's layers of that name would overflow
+        kept = getattr(network, "_keep_in_fp32_modules", None) or ()
+        for path, parameter in network.named_parameters():
+            if not set(kept).isdisjoint(path.split(".")):
+                parameter.data = parameter.data.float()
+    return network
 
 
 def _check_class(component: type[ModelMixin], source: Path | str, name: str) -> None:

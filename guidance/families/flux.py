@@ -58,8 +58,8 @@ class FluxPrior(LatentDiffusionPrior):
             ValueError: a network of another family or task, or a scheduler that is none of a flow.
         """
         require_components(source, index, COMPONENTS)
-        transformer = load_component(FluxTransformer2DModel, source, "transformer", torch_dtype=dtype)
-        autoencoder = load_component(AutoencoderKL, source, "vae", torch_dtype=dtype)
+        transformer = load_component(FluxTransformer2DModel, source, "transformer", device, torch_dtype=dtype)
+        autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
         schedule = load_flow_schedule(source, index, (latent_side(autoencoder) // PATCH) ** 2)
         clip = load_component(CLIPTokenizer, source, "tokenizer")
         t5 = load_component(T5TokenizerFast, source, "tokenizer_2")
@@ -99,15 +99,15 @@ class FluxPrior(LatentDiffusionPrior):
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (
-            load_component(CLIPTextModel, self.source, "text_encoder", dtype=self.dtype),
-            load_component(T5EncoderModel, self.source, "text_encoder_2", dtype=self.dtype),
+            load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),
+            load_component(T5EncoderModel, self.source, "text_encoder_2", self.device, dtype=self.dtype),
         )
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> TextEmbeddings:
         clip, t5 = self.text_encoders
         pooled = clip(tokenize(self.tokenizers[0], prompts).to(self.device)).pooler_output
-        tokens = t5(tokenize(self.tokenizers[1], prompts, T5_TOKENS).to(self.device)).last_hidden_state
+        tokens = t5(tokenize(self.tokenizers[1], prompts, T5_TOKENS, is_alone=False).to(self.device)).last_hidden_state
         guidance = None
         if self.network.config.guidance_embeds:
             guidance = torch.full((len(prompts),), EMBEDDED_GUIDANCE, device=self.device)

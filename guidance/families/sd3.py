@@ -46,9 +46,9 @@ class StableDiffusion3Prior(LatentDiffusionPrior):
         """
         has_t5 = any(is_listed(index, name) for name in T5)
         require_components(source, index, (*COMPONENTS, *T5) if has_t5 else COMPONENTS)
-        transformer = load_component(SD3Transformer2DModel, source, "transformer", torch_dtype=dtype)
+        transformer = load_component(SD3Transformer2DModel, source, "transformer", device, torch_dtype=dtype)
         schedule = load_flow_schedule(source, index, (transformer.config.sample_size // _patch(transformer)) ** 2)
-        autoencoder = load_component(AutoencoderKL, source, "vae", torch_dtype=dtype)
+        autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
         tokenizers = [load_component(CLIPTokenizer, source, name) for name, _ in CLIP]
         tokenizers.append(load_component(T5TokenizerFast, source, T5[0]) if has_t5 else None)
         for tokenizer, (name, _) in zip(tokenizers, (*CLIP, T5), strict=True):
@@ -87,9 +87,12 @@ class StableDiffusion3Prior(LatentDiffusionPrior):
         )
 
     def _load_text_encoders(self) -> tuple[nn.Module | None, ...]:
-        clip = [load_component(CLIPTextModelWithProjection, self.source, name, dtype=self.dtype) for _, name in CLIP]
+        def load(component: type, name: str) -> nn.Module:
+            return load_component(component, self.source, name, self.device, dtype=self.dtype)
+
         has_t5 = self.tokenizers[-1] is not None
-        return (*clip, load_component(T5EncoderModel, self.source, T5[1], dtype=self.dtype) if has_t5 else None)
+        clip = [load(CLIPTextModelWithProjection, name) for _, name in CLIP]
+        return (*clip, load(T5EncoderModel, T5[1]) if has_t5 else None)
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> TextEmbeddings:
@@ -110,7 +113,8 @@ class StableDiffusion3Prior(LatentDiffusionPrior):
         """T5's tokens, or zeros of ``like``'s dtype in their place."""
         if encoder is None:
             return like.new_zeros(len(prompts), T5_TOKENS, self.network.config.joint_attention_dim)
-        return encoder(tokenize(self.tokenizers[-1], prompts, T5_TOKENS).to(self.device)).last_hidden_state
+        tokens = tokenize(self.tokenizers[-1], prompts, T5_TOKENS, is_alone=False)
+        return encoder(tokens.to(self.device)).last_hidden_state
 
     def run_network(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
         dtype = self.network.dtype  # not that of a twin, whose adapters are float32

@@ -43,10 +43,10 @@ class StableDiffusionXLPrior(LatentDiffusionPrior):
         """
         require_components(source, index, COMPONENTS)
         scheduler = load_variance_preserving(source, index)
-        unet = load_component(UNet2DConditionModel, source, "unet", torch_dtype=dtype)
-        autoencoder = load_component(AutoencoderKL, source, "vae", torch_dtype=dtype)
+        unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
+        autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
         if dtype == torch.float16 and autoencoder.config.force_upcast:  # fp16 overflows with the original weights
-            autoencoder = load_component(AutoencoderKL, source, "vae", torch_dtype=torch.float32)
+            autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=torch.float32)
         tokenizers = tuple(load_component(CLIPTokenizer, source, name) for name in ("tokenizer", "tokenizer_2"))
         for name, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers, strict=True):
             check_tokenizer(tokenizer, source, name)
@@ -87,8 +87,8 @@ class StableDiffusionXLPrior(LatentDiffusionPrior):
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (
-            load_component(CLIPTextModel, self.source, "text_encoder", dtype=self.dtype),
-            load_component(CLIPTextModelWithProjection, self.source, "text_encoder_2", dtype=self.dtype),
+            load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),
+            load_component(CLIPTextModelWithProjection, self.source, "text_encoder_2", self.device, dtype=self.dtype),
         )
 
     @torch.no_grad()

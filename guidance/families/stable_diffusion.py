@@ -39,8 +39,8 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         """
         require_components(source, index, COMPONENTS)
         scheduler = load_variance_preserving(source, index)
-        unet = load_component(UNet2DConditionModel, source, "unet", torch_dtype=dtype)
-        autoencoder = load_component(AutoencoderKL, source, "vae", torch_dtype=dtype)
+        unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
+        autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
         tokenizer = load_component(CLIPTokenizer, source, "tokenizer")
         check_tokenizer(tokenizer, source)
         return cls(unet, autoencoder, scheduler, tokenizer, source, device, dtype)
@@ -71,7 +71,7 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         )
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
-        return (load_component(CLIPTextModel, self.source, "text_encoder", dtype=self.dtype),)
+        return (load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),)
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> TextEmbeddings:

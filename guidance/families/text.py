@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+PARTS = "prompt, text.negative, text.view_template or guidance.nfsd.low_quality"  # of what is encoded
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, name: str = "tokenizer") -> None:
@@ -25,32 +28,39 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, name
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str], limit: int | None = None
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], limit: int | None = None, is_alone: bool = True
 ) -> Int[Tensor, "batch tokens"]:
     """Token ids padded to ``limit``, or to the tokenizer's own length.
 
+    Args:
+        is_alone: whether no other tokenizer reads the text too, one that may know what this one doesn't; where one
+            does, what is unknown here is a warning.
+
     Raises:
-        ValueError: a prompt that holds words unknown to the tokenizer, or that does not fit; it would otherwise
+        ValueError: a text with characters that the tokenizer does not know, or that does not fit; it would otherwise
             be misread or cut off silently.
     """
     limit = tokenizer.model_max_length if limit is None else limit
     for prompt in prompts:
-        unknown = [word for word in prompt.split() if _is_unknown(tokenizer, word)]
+        unknown = _unknown_characters(tokenizer, prompt)
         if unknown:
-            raise ValueError(
-                f"prompt: {prompt!r} holds what the model's tokenizer does not know: {', '.join(unknown)}; it would "
-                "read them all as the same unknown word; say it in other words"
-            )
+            message = f"prompt: the model's tokenizer does not know {' '.join(unknown)} in {prompt!r}"
+            if is_alone:
+                raise ValueError(f"{message}, and would read them all alike; {PARTS} must do without them")
+            warnings.warn(f"{message}; another of its text encoders reads them", stacklevel=2)
         length = len(tokenizer(prompt).input_ids)
         if length > limit:
             raise ValueError(
                 f"prompt: {prompt!r} takes {length} tokens, the model's text encoder takes {limit} "
-                "(its start and end marks included); shorten what it comes from: prompt, text.negative, "
-                "text.view_template or guidance.nfsd.low_quality"
+                f"(its start and end marks included); shorten what it comes from: {PARTS}"
             )
     return tokenizer(prompts, padding="max_length", max_length=limit, return_tensors="pt").input_ids
 
 
-def _is_unknown(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
-    """Whether a word, or a part of it, has no token of its own (CLIP's mark for that also ends every text)."""
-    return tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids
+def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The characters without a token (CLIP's mark for them also ends every text, hence no special tokens)."""
+
+    def is_unknown(part: str) -> bool:
+        return tokenizer.unk_token_id in tokenizer(part, add_special_tokens=False).input_ids
+
+    return [character for character in dict.fromkeys(text) if is_unknown(character)] if is_unknown(text) else []

@@ -117,7 +117,7 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
         ("guidance.loss=foo", r"guidance\.loss: 'foo' is unknown; use one of vsd"),
         ("noise.t_max=[[0, 2]]", r"noise\.t_max: values are fractions"),
         ("noise.t_min=[[0, 0.6]]", r"noise\.t_min and noise\.t_max: at iteration 5000 the range .* 0.6 is above 0.5"),
-        ("noise.t_min=[[0, 0], [4000, 1], [4000, 0]]", r"noise\.t_min and noise\.t_max: at iteration 3999 the range"),
+        ("noise.t_min=[[0, 0], [4000, 1], [4000, 0]]", r"noise\.t_min and noise\.t_max: at iteration 4000 the range"),
         ("optimizer.lr_grid=[[5, 1], [2, 1]]", r"optimizer\.lr_grid: iterations must not decrease"),
         ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .* is no list of \[iteration, value\] pairs"),
         ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: the range \[50, 40\] is empty"),

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 from configs.sources import CONFIG_FOLDER
 from guidance import loading
 from guidance.checksums import write_checksums
+from guidance.families.text import tokenize
 from guidance.loading import load_prior
 from tests.tiny_priors import LATENT_CHANNELS, save_tiny_stable_diffusion
 
@@ -96,10 +97,16 @@ def test_prompts_that_do_not_fit(epsilon_prior) -> None:
         epsilon_prior.encode_text([])
 
 
-def test_words_without_a_token_are_told(prior) -> None:
-    """The tiny tokenizers know Latin letters; CLIP's mark for the unknown is also that of a text's end."""
-    with pytest.raises(ValueError, match=r"holds what the model's tokenizer does not know: 日本; .* in other words"):
-        prior.encode_text(["a red 日本 mug"])
+def test_characters_without_a_token_are_told(prior) -> None:
+    """The tiny tokenizers know ASCII; CLIP's mark for the unknown is also that of a text's end."""
+    with pytest.raises(ValueError, match=r"tokenizer does not know 日 本 in 'a red 日本 mug, 日', .*text\.negative"):
+        prior.encode_text(["a red 日本 mug, 日"])
+
+
+def test_what_one_of_two_tokenizers_knows_is_a_warning(folders) -> None:
+    tokenizer = load_prior(folders["sd3"]).tokenizers[-1]
+    with pytest.warns(UserWarning, match="does not know é in 'a café'; another of its text encoders reads them"):
+        tokenize(tokenizer, ["a café"], 16, is_alone=False)
 
 
 def test_a_folder_in_ones_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

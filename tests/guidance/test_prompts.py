@@ -43,7 +43,7 @@ def test_the_text_encoder_is_freed_unless_kept(epsilon_prior) -> None:
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt(epsilon_prior, prompt: str) -> None:
-    with pytest.raises(ValueError, match=r"prompt: is empty; say what to make"):
+    with pytest.raises(ValueError, match=r"prompt: '' is empty; say what to make"):
         embed_prompt(epsilon_prior, prompt)
 
 

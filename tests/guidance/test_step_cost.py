@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -49,7 +51,7 @@ def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     before = [parameter.clone() for parameter in (*prior.network.parameters(), *guidance.parameters())]
     dry, rows = on_meta(guidance), []
     monkeypatch.setattr(dry.prior, "run_network", counting(dry.prior.run_network, rows))
-    run_step(dry, prompts, views=2)
+    run_step(dry, prompts.to(META), views=2)
     assert rows == [4, 2, 2]  # the classifier-free pair, the estimate, its training
     for old, new in zip(before, (*prior.network.parameters(), *guidance.parameters()), strict=True):
         assert torch.equal(old, new) and new.grad is None
@@ -138,7 +140,7 @@ def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
     assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.needs_estimator
 
 
-def test_a_run_is_estimated_before_its_weights_are_read(folders, monkeypatch) -> None:
+def test_a_run_is_estimated_before_its_weights_are_read(folders, tmp_path) -> None:
     """As much as with the weights at hand, for each family, and not a number of them is loaded."""
     prompt, config = "a red mug", GuidanceConfig()
     for kind, folder in folders.items():
@@ -147,12 +149,8 @@ def test_a_run_is_estimated_before_its_weights_are_read(folders, monkeypatch) ->
         prompts = embed_prompt(prior, prompt, release_text_encoder=False)
         encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
         known = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
-        with monkeypatch.context() as patch:
-            patch.setattr("safetensors.torch.load_file", None)
-            patch.setattr("safetensors.safe_open", None)
-            found = estimate_run(
-                folder, torch.device("cpu"), torch.float32, prompt, TextConfig(), config, EstimatorConfig()
-            )
+        bare = shutil.copytree(folder, tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
+        found = estimate_run(bare, torch.device("cpu"), torch.float32, prompt, TextConfig(), config, EstimatorConfig())
         assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step), kind
         assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0, kind
 

@@ -98,7 +98,7 @@ def test_the_judge_is_small_and_reads_fresh_pictures():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_pulls_with_it(loss):
-    """From a picture of the world towards the prompt: a gradient that is finite, and not only noise."""
+    """A finite gradient at grey pictures; the estimator, which begins as the frozen network, leaves guidance alone."""
     prior = load_prior(DEFAULT_PRIOR)
     config = GuidanceConfig(loss=loss, nfsd=NfsdConfig(low_quality=""))
     estimator = None
@@ -110,5 +110,5 @@ def test_every_loss_pulls_with_it(loss):
     grey = prior.encode_images(torch.full((2, 3, 64, 64), 0.5))
     output = guidance.scene_gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
     assert output.gradient.isfinite().all() and output.gradient.abs().mean() > 1e-3
-    if estimator is not None:  # which begins as the frozen network: what is left is guidance alone
+    if estimator is not None:
         assert output.figures["grad/latents_residual"] < 0.5 * output.figures["grad/latents_guidance"]

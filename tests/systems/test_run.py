@@ -20,7 +20,7 @@ from PIL import Image
 import systems.run as run
 from configs.schema import PriorConfig
 from systems.callbacks.results import turntable
-from systems.nerf import NeRFParticles
+from systems.nerf import NeRFParticles, NeRFSystem
 from systems.pictures import write_video
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 
@@ -162,9 +162,8 @@ def test_wandb_runs_offline_without_an_account(config, tmp_path, monkeypatch) ->
     assert (tmp_path / "logs/version_0/metrics.csv").is_file()
 
 
-def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads(config, tmp_path) -> None:
+def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads() -> None:
     """Points that many faces share; summed by atomics, twenty gradients of these were twenty different ones."""
-    run.build_trainer(config, tmp_path)
     generator = torch.Generator().manual_seed(0)
     faces = torch.randint(0, 20_000, (100_000, 3), generator=generator)
     weights = torch.randn(100_000, 3, 3, generator=generator)
@@ -177,10 +176,25 @@ def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads(config, tmp_pa
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        first = gradient()
-        assert all(torch.equal(first, gradient()) for _ in range(10))
+        with run.ordered_sums("cpu"):
+            first = gradient()
+            assert all(torch.equal(first, gradient()) for _ in range(10))
+        assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_num_threads(before)
+
+
+def test_training_runs_with_ordered_sums(config, tmp_path, monkeypatch) -> None:
+    seen = []
+    prepare = NeRFSystem.prepare
+
+    def spy(self, iteration: int) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        prepare(self, iteration)
+
+    monkeypatch.setattr(NeRFSystem, "prepare", spy)
+    run.train(replace(config, iterations=1), tmp_path)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])

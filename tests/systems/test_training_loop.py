@@ -99,7 +99,7 @@ OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in L
 
 @pytest.mark.parametrize("guidance", [*OTHER_LOSSES, GuidanceConfig(shared_pass=True)], ids=lambda each: each.loss)
 def test_the_loop_serves_other_losses(config, prior, tmp_path, guidance) -> None:
-    config = replace(config, guidance=guidance, iterations=2)
+    config = replace(config, guidance=guidance, iterations=2, regularizers=RegularizerConfig(entropy=[[0, 0.0]]))
     prompts = build_prompts(config, prior)
     before = NeRFSystem(config, prior, prompts).scene.state_dict()
     system = fit(config, prior, tmp_path)
