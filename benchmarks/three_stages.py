@@ -10,8 +10,8 @@ Frechet distance to as many world pictures from the same cameras; for stages 1 a
 distance of the surface, before any simplification, to the nearest of 64 world instances (which may be another one by
 IoU than by Chamfer distance); for stage 3 the PSNR of the exported GLB's renders against the texture field's, and what
 Khronos' validator says of the GLB. Frechet distances of so few pictures are biased upwards: compare them with each
-other. A run that collapsed counts as wrong in all views; means of shapes are over the prompts for which both stages have
-one, all other figures over the runs that are there.
+other. A run that collapsed counts as wrong in all views; means of shapes are over the prompts for which both stages
+have one, all other figures over the runs that are there.
 """
 
 from __future__ import annotations
