@@ -161,6 +161,8 @@ class RegularizerConfig:
     transmittance_target: Knots = field(
         default_factory=lambda: [[0, 0.4], [100, 0.565], [200, 0.685], [300, 0.772], [400, 0.834], [500, 0.88]]
     )
+    # Of views to what the prior's autoencoder makes of them: no noise that it can't see. Costs a decoding an iteration.
+    reconstruction: Knots = field(default_factory=lambda: [[0, 0.0]])
     # Of the stage geometry. The weights make up for means over a whole mesh: with the bundled prior both gradients are
     # then about as long as the guidance's, and its noise doesn't crumple the surface.
     normal_consistency: Knots = field(default_factory=lambda: [[0, 1e4]])  # no creases
@@ -336,6 +338,11 @@ class RunConfig:
                 f"prior.precision: 'fp16' with trainer.precision {self.trainer.precision!r}: the estimator's "
                 "gradients, which pass through the network, would vanish without loss scaling; use "
                 "trainer.precision=16-mixed, or prior.precision=bf16"
+            )
+        if self.guidance.works_on_images and any(weight for _, weight in self.regularizers.reconstruction):
+            raise ValueError(
+                f"regularizers.reconstruction: the loss {self.guidance.loss!r} looks at images without an autoencoder; "
+                "set it to [[0, 0.0]]"
             )
         if self.logger not in ("csv", "wandb"):
             raise ValueError(f"logger: {self.logger!r} is not one of csv, wandb")

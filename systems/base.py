@@ -38,7 +38,7 @@ from renderers.output import RenderOutput
 from systems import optimizers
 from systems.checkpoints import run_metadata
 from systems.collapse import require_finite
-from systems.regularizers import REGULARIZERS
+from systems.regularizers import REGULARIZERS, Rendered
 from systems.scenes import Scenes
 from systems.seeding import Purpose, pick_particle, stream
 
@@ -141,6 +141,14 @@ class DistillationSystem(LightningModule, ABC):
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         return self.guidance.encode(images)
 
+    @torch.no_grad()
+    def _autoencode(self, latents: Latents, size: int) -> Float[Tensor, "batch size size 3"]:
+        """What the prior's decoder makes of latents, as renders of that size."""
+        images = self.guidance.prior.decode_latents(latents)
+        if images.shape[-1] != size:
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return images.permute(0, 2, 3, 1)
+
     def noise_range(self, iteration: int) -> tuple[float, float]:
         """Range of t for the scene's gradient, as fractions of the noise schedule."""
         noise = self.config.noise
@@ -156,7 +164,8 @@ class DistillationSystem(LightningModule, ABC):
         """Algorithm 1, step 2, with the regularisers."""
         weights = self.regularizer_weights(iteration)
         target = self._schedule(self.config.regularizers.transmittance_target, iteration)
-        terms = {name: REGULARIZERS[name](views, target) for name, weight in weights.items() if weight}
+        seen = Rendered(views, target, lambda: self._autoencode(latents, views.rgb.shape[1]))
+        terms = {name: REGULARIZERS[name](seen) for name, weight in weights.items() if weight}
         loss = as_loss(latents, guidance.gradient)
         self.figures["loss/guidance"] = loss.detach()
         for name, value in terms.items():

@@ -60,6 +60,7 @@ class ImageSystem(DistillationSystem):
     stage = "image"
     scenes_class = Pictures
     scene: Pictures
+    regularizers = ("reconstruction",)
     advice: ClassVar[dict[str, str]] = {
         "saturated": "a lower guidance.guidance_scale or optimizer.lr_image, or a limit guidance.max_gradient_rms"
     }

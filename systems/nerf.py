@@ -106,7 +106,7 @@ class NeRFSystem(DistillationSystem):
 
     stage = "nerf"
     scenes_class = NeRFParticles
-    regularizers = ("entropy", "sparsity", "opacity_binary", "transmittance")
+    regularizers = ("entropy", "sparsity", "opacity_binary", "transmittance", "reconstruction")
     advice: ClassVar[dict[str, str]] = {
         "empty": "a lower regularizers.sparsity or optimizer.lr_grid, or (a new run) another seed",
         "opaque": "a higher regularizers.sparsity, a lower optimizer.lr_grid, or (a new run) cameras farther away",

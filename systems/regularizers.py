@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -55,15 +56,37 @@ def transmittance(opacity: Float[Tensor, "batch *pixels"], target: float) -> Sca
     return -(1 - opacity.float().flatten(1).mean(dim=1)).clamp(max=target).mean()
 
 
-#: A term of `configs.schema.RegularizerConfig`, of views rendered with gradient; the second argument is
-#: ``regularizers.transmittance_target`` at the iteration. A system lists those that it applies.
-REGULARIZERS: dict[str, Callable[[RenderOutput, float], Scalar]] = {
-    "entropy": lambda views, _: weight_entropy(views.weights),
-    "sparsity": lambda views, _: sparsity(views.opacity),
-    "opacity_binary": lambda views, _: binary_opacity(views.opacity),
-    "transmittance": lambda views, target: transmittance(views.opacity, target),
-    "normal_consistency": lambda views, _: normal_consistency(views.mesh.vertices, views.mesh.faces, views.mesh.edges),
-    "laplacian": lambda views, _: laplacian_smoothness(views.mesh.vertices, views.mesh.edges),
+def reconstruction(
+    rgb: Float[Tensor, "batch height width 3"], autoencoded: Float[Tensor, "batch height width 3"]
+) -> Scalar:
+    """Mean squared distance of views to what the prior's autoencoder makes of them, which has no gradient.
+
+    The guidance sees a view through the encoder, and its gradient comes back through it: fine coloured noise that
+    moves the latents as they should grows where no latent shows it. The decoder draws pictures without it.
+    """
+    return _mean((rgb.float() - autoencoded.float()).square())
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What the terms are of."""
+
+    views: RenderOutput  # with gradient
+    transmittance_target: float  # of ``regularizers`` at the iteration
+    autoencode: Callable[[], Float[Tensor, "batch height width 3"]]  # the views through the prior's autoencoder
+
+
+#: A term of `configs.schema.RegularizerConfig`. A system lists those that it applies.
+REGULARIZERS: dict[str, Callable[[Rendered], Scalar]] = {
+    "entropy": lambda seen: weight_entropy(seen.views.weights),
+    "sparsity": lambda seen: sparsity(seen.views.opacity),
+    "opacity_binary": lambda seen: binary_opacity(seen.views.opacity),
+    "transmittance": lambda seen: transmittance(seen.views.opacity, seen.transmittance_target),
+    "reconstruction": lambda seen: reconstruction(seen.views.rgb, seen.autoencode()),
+    "normal_consistency": lambda seen: normal_consistency(
+        seen.views.mesh.vertices, seen.views.mesh.faces, seen.views.mesh.edges
+    ),
+    "laplacian": lambda seen: laplacian_smoothness(seen.views.mesh.vertices, seen.views.mesh.edges),
 }
 
 

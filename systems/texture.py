@@ -83,6 +83,7 @@ class TextureSystem(MeshSystem):
 
     stage = "texture"
     scenes_class = TextureParticles
+    regularizers = ("reconstruction",)
     advice: ClassVar[dict[str, str]] = {  # the shape stays as the source made it
         "empty": "(a new run) a source with more matter, or cameras nearer to it",
         "opaque": "(a new run) a smaller source, or cameras farther away",

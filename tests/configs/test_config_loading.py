@@ -150,6 +150,11 @@ def test_a_negative_prompt_that_no_score_reads_is_refused():
         from_command_line("text.negative=ugly", "guidance.guidance_scale=1", reads)
 
 
+def test_clip_guidance_has_no_autoencoder():
+    with pytest.raises(ConfigError, match=r"regularizers\.reconstruction: the loss 'clip' looks at images without"):
+        from_command_line("guidance.loss=clip", "regularizers.reconstruction=[[0, 1]]")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -10,6 +10,7 @@ from renderers.output import RenderOutput
 from systems.nerf import NeRFSystem
 from systems.regularizers import (
     REGULARIZERS,
+    Rendered,
     binary_entropy,
     binary_opacity,
     sparsity,
@@ -82,7 +83,9 @@ def test_nothing_costs_nothing(function) -> None:
 def test_every_regulariser_of_a_radiance_field_has_a_formula() -> None:
     opacity = torch.full((1, 2, 2, 1), 0.5)
     views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, None, None, torch.full((7,), 0.5))
-    values = {name: REGULARIZERS[name](views, 0.4).item() for name in NeRFSystem.regularizers}
+    seen = Rendered(views, 0.4, lambda: views.rgb + 0.1)
+    values = {name: REGULARIZERS[name](seen).item() for name in NeRFSystem.regularizers}
+    assert values["reconstruction"] == pytest.approx(0.01)
     assert values["transmittance"] == pytest.approx(-0.4)
     assert values["entropy"] == pytest.approx(1, abs=1e-3) == values["opacity_binary"]
     assert values["sparsity"] == pytest.approx(0.26**0.5 - 0.1, abs=1e-6)

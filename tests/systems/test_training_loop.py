@@ -19,6 +19,7 @@ from systems.data import IterationData, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
 from systems.run import build_prompts, build_trainer, quieten_lightning, train
+from systems.scenes import orbit
 from systems.seeding import Purpose, pick_particle, stream
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
@@ -148,10 +149,28 @@ def test_a_gradient_limit_holds(config, prior, tmp_path, monkeypatch) -> None:
     assert norms == pytest.approx([1e-3, 1e-2, 1e-3, 1e-2], rel=1e-3)
 
 
+def test_reconstruction_pulls_views_to_what_the_autoencoder_makes_of_them(config, prior, tmp_path, monkeypatch) -> None:
+    """With nothing else to pull: the decoder says white, and the scene becomes brighter; no gradient enters it."""
+    targets = []
+
+    def white(latents: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        targets.append(latents.shape)
+        return torch.ones(len(latents), 3, 32, 32)  # renders have 16 pixels a side
+
+    monkeypatch.setattr(prior, "decode_latents", white)
+    alone = RegularizerConfig(entropy=[[0, 0.0]], reconstruction=[[0, 1e6]])
+    config = replace(config, iterations=20, regularizers=alone)
+    cameras = orbit(config, 2)
+    before = NeRFSystem(config, prior, build_prompts(config, prior)).scene.render_views(0, cameras, 16)
+    after = fit(config, prior, tmp_path).scene.render_views(0, cameras, 16)
+    assert len(targets) == 20 and after.rgb.mean() > before.rgb.mean() + 0.01, (before.rgb.mean(), after.rgb.mean())
+
+
 def test_regularisers_of_weight_zero_are_not_computed(config, prior, tmp_path, monkeypatch) -> None:
     asked = []
     for name in REGULARIZERS:
-        watched = lambda views, _, name=name: asked.append(name) or views.opacity.mean()  # noqa: E731
+        watched = lambda seen, name=name: asked.append(name) or seen.views.opacity.mean()  # noqa: E731
         monkeypatch.setitem(REGULARIZERS, name, watched)
     off = RegularizerConfig(entropy=[[0, 0.0], [1, 0.0], [1, 2.0]])
     fit(replace(config, iterations=2, regularizers=off), prior, tmp_path)
