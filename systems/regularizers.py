@@ -57,14 +57,18 @@ def transmittance(opacity: Float[Tensor, "batch *pixels"], target: float) -> Sca
 
 
 def reconstruction(
-    rgb: Float[Tensor, "batch height width 3"], autoencoded: Float[Tensor, "batch height width 3"]
+    rgb: Float[Tensor, "batch height width 3"],
+    opacity: Float[Tensor, "batch height width 1"],
+    autoencoded: Float[Tensor, "batch height width 3"],
 ) -> Scalar:
-    """Mean squared distance of views to what the prior's autoencoder makes of them, which has no gradient.
+    """Mean squared distance of what is seen of the scene to what the prior's autoencoder makes of it.
 
     The guidance sees a view through the encoder, and its gradient comes back through it: fine coloured noise that
-    moves the latents as they should grows where no latent shows it. The decoder draws pictures without it.
+    moves the latents as they should grows where no latent shows it. The decoder draws pictures without it. Pixels
+    count by their opacity, for which the term has no gradient: an autoencoder's shift of a plain background would
+    otherwise draw fog in front of it.
     """
-    return _mean((rgb.float() - autoencoded.float()).square())
+    return _mean(opacity.detach().float() * (rgb.float() - autoencoded.float()).square())
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ REGULARIZERS: dict[str, Callable[[Rendered], Scalar]] = {
     "sparsity": lambda seen: sparsity(seen.views.opacity),
     "opacity_binary": lambda seen: binary_opacity(seen.views.opacity),
     "transmittance": lambda seen: transmittance(seen.views.opacity, seen.transmittance_target),
-    "reconstruction": lambda seen: reconstruction(seen.views.rgb, seen.autoencode()),
+    "reconstruction": lambda seen: reconstruction(seen.views.rgb, seen.views.opacity, seen.autoencode()),
     "normal_consistency": lambda seen: normal_consistency(
         seen.views.mesh.vertices, seen.views.mesh.faces, seen.views.mesh.edges
     ),

@@ -85,7 +85,7 @@ def test_every_regulariser_of_a_radiance_field_has_a_formula() -> None:
     views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, None, None, torch.full((7,), 0.5))
     seen = Rendered(views, 0.4, lambda: views.rgb + 0.1)
     values = {name: REGULARIZERS[name](seen).item() for name in NeRFSystem.regularizers}
-    assert values["reconstruction"] == pytest.approx(0.01)
+    assert values["reconstruction"] == pytest.approx(0.5 * 0.01)  # half of each pixel is background
     assert values["transmittance"] == pytest.approx(-0.4)
     assert values["entropy"] == pytest.approx(1, abs=1e-3) == values["opacity_binary"]
     assert values["sparsity"] == pytest.approx(0.26**0.5 - 0.1, abs=1e-6)
