@@ -83,7 +83,10 @@ def main() -> None:
     results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
     world: list[Float[Tensor, "views width"]] = []
     unscored: list[str] = []
-    validate, reports = GltfValidator(args.folder / "gltf-validator"), []
+    try:
+        validate, reports = GltfValidator(args.folder / "gltf-validator"), []
+    except OSError as error:
+        raise SystemExit(f"{error}; install npm, without which the models cannot be judged") from error
     print("| prompt | minutes | stage | class | colour | view | IoU | Chamfer | bake, dB |")
     print("|---|---|---|---|---|---|---|---|---|")
     prompts = benchmark_prompts()[::2][: args.prompts]
