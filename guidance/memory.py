@@ -12,8 +12,9 @@ the model with its text encoders, which are freed after that. A step has three p
   needs within itself is not (convolutions may take some hundred MB).
 
 All of it is done before any weight is read: networks are built from their configurations alone
-(``guidance/families/components.py``). Not counted are the scene and its renders, the decoding that ``regularizers.reconstruction`` asks for, the CUDA context (about 0.5 GB), and
-the allocator's fragments (some 10%). The Trainer's mixed precision is not modelled either: it
+(``guidance/families/components.py``). Not counted are the scene and its renders, the decoding that
+``regularizers.reconstruction`` asks for, the CUDA context (about 0.5 GB), and the allocator's fragments (some 10%). The
+Trainer's mixed precision is not modelled either: it
 computes norms in float32 and adapters in half precision, where the dry run does the reverse.
 """
 
