@@ -36,7 +36,8 @@ from benchmarks.text_to_3d import (
     world_features,
 )
 from configs.load import load_saved
-from configs.runs import CONFIG_FILE, find_checkpoint
+from configs.resuming import find_checkpoint
+from configs.runs import CONFIG_FILE
 from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
 from evaluation.gltf_validator import GltfValidator
 from evaluation.image_metrics import frechet_distance, nearest_distance

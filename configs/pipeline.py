@@ -20,13 +20,12 @@ from configs.errors import ConfigError
 from configs.fields import field_types, flatten
 from configs.lineage import Earlier, check_same_world
 from configs.load import LoadedConfig, load_config, load_saved
+from configs.resuming import LAST, check_changes
 from configs.runs import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
-    LAST,
     NEWEST,
     SUMMARY,
-    check_changes,
     checkpoints,
     create_run_folder,
     last_start,

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.load import load_saved
-from configs.runs import CONFIG_FILE, find_checkpoint
+from configs.resuming import find_checkpoint
+from configs.runs import CONFIG_FILE
 from configs.schema import RunConfig
 from priors.judge_model import Judge, Judgement
 from priors.world.appearance import COLORS

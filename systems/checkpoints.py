@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from torch import nn
 
 from configs.fields import WHERE_IT_RUNS
 from configs.schema import RunConfig
+from configs.versions import versions
 from renderers.whole_files import whole_file
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
-PACKAGES = ("prolificdreamer-lightning", "torch", "lightning", "diffusers", "transformers", "peft")
 
 # What a checkpoint's tensors depend on: it cannot be loaded where these differ. (What the command line may
-# change of a run is `configs.runs.MAY_CHANGE_ON_RESUME`.) The prior is compared by what its latents look like, and
+# change of a run is `configs.resuming.MAY_CHANGE_ON_RESUME`.) The prior is compared by what its latents look like, and
 # by the shapes of the estimator's weights.
 FIXED_FIELDS = (
     "name",
@@ -57,22 +56,12 @@ class RunMetadata:
 
 def run_metadata(config: RunConfig, stage: str, iteration: int, latent_shape: tuple[int, int, int]) -> RunMetadata:
     """The metadata of a checkpoint that is being written."""
-    return RunMetadata(FORMAT, stage, iteration, plain(config), list(latent_shape), installed_versions())
+    return RunMetadata(FORMAT, stage, iteration, plain(config), list(latent_shape), versions())
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
     """A configuration as dictionaries, lists, numbers and strings."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def installed_versions() -> dict[str, str]:
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    return {package: installed(package) for package in PACKAGES}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

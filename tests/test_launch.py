@@ -17,7 +17,7 @@ import pytest
 
 import launch
 import systems
-from configs import runs
+from configs import resuming, runs
 from configs.load import load_saved
 from configs.sources import CONFIG_FOLDER
 from priors.tokenizer import build_tokenizer
@@ -433,7 +433,7 @@ def test_a_test_may_draw_and_measure_otherwise_and_says_what_it_found(finished, 
     assert len(run.calls) == 1 and files(finished) == before
 
 
-@pytest.mark.parametrize("key", runs.MAY_CHANGE_ON_RESUME)
+@pytest.mark.parametrize("key", resuming.MAY_CHANGE_ON_RESUME)
 def test_what_may_change_is_a_field(key, finished, run):
     values = {"logger": "wandb", "trainer.accelerator": "cpu", "export.formats": "[ply]", "export.texture_size": "64"}
     values |= {"prior.precision": "bf16", "trainer.precision": "bf16-mixed", "estimator.gradient_checkpointing": "true"}

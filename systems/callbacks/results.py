@@ -12,10 +12,10 @@ from lightning import Callback, Trainer
 
 from configs.runs import SUMMARY
 from configs.schema import RunConfig
+from configs.versions import versions
 from renderers.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
-from systems.checkpoints import installed_versions
 from systems.curves import draw, read_logs
 from systems.export import numbered, write_models
 from systems.loggers import log_image, log_mesh, log_video
@@ -84,7 +84,7 @@ def write_results(
         **measured,
         "files": [path.name for path in files],
         "problems": problems,
-        "versions": installed_versions(),
+        "versions": versions(),
     }
     logged = draw(read_logs(folder))
     if logged is not None:

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from configs import runs
+from configs import resuming, runs
 from configs.errors import ConfigError
 from configs.load import load_saved
 from configs.runs import SLUG_LENGTH, create_run_folder, slug, write_config
@@ -89,7 +89,7 @@ def test_the_configuration_is_written_whole_with_its_command_and_versions(tmp_pa
     write_config(saved, folder, [f"prompt={saved.prompt}"])
     text = (folder / "config.yaml").read_text(encoding="utf-8")
     assert "python launch.py 'prompt=two\\nlines: ${x}\\x07" in text
-    assert re.search(r"prolificdreamer-lightning [\d.]+, torch [\d.]+.*, lightning [\d.]+, python 3", text)
+    assert re.search(r"prolificdreamer-lightning [\d.]+, torch [\d.]+.*, lightning [\d.]+.*, python 3", text)
     assert load_saved(folder / "config.yaml", {})[0] == saved
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]  # no temporary file stays
 
@@ -130,7 +130,7 @@ def run_folder(tmp_path):
 
 
 def newest(folder):
-    found, checkpoint = runs.find_checkpoint("--resume", folder)
+    found, checkpoint = resuming.find_checkpoint("--resume", folder)
     assert found == folder
     return checkpoint.name
 
@@ -145,7 +145,7 @@ def test_the_newest_checkpoint_does_not_depend_on_the_times_of_files(run_folder,
     (run_folder / "checkpoints" / "last.ckpt").unlink()
     assert newest(run_folder) == "001000.ckpt"
     chosen = run_folder / "checkpoints" / "000500.ckpt"
-    assert runs.find_checkpoint("--resume", chosen) == (run_folder, chosen)
+    assert resuming.find_checkpoint("--resume", chosen) == (run_folder, chosen)
 
 
 def test_after_a_resume_from_an_earlier_checkpoint_its_own_are_newer(run_folder):
@@ -153,7 +153,7 @@ def test_after_a_resume_from_an_earlier_checkpoint_its_own_are_newer(run_folder)
     save_checkpoint(run_folder, "001000.ckpt")
     written = save_checkpoint(run_folder, "000500.ckpt")
     os.link(written, written.with_name("last.ckpt"))
-    assert runs.find_checkpoint("--resume", run_folder)[1].samefile(written)
+    assert resuming.find_checkpoint("--resume", run_folder)[1].samefile(written)
 
 
 def test_a_run_killed_before_the_second_name_follows_goes_on_from_a_whole_file(run_folder):
@@ -184,9 +184,9 @@ def test_the_last_run_is_the_one_that_was_started_last(tmp_path):
         (folder / "config.yaml").write_text(f"# 2025-01-0{day}T12:00:00 python launch.py prompt='# 2031-01-01T'\n")
     for folder, age in ((first, 0), (second, 50), (third, 100)):
         save_checkpoint(folder, "last.ckpt", age)
-    assert runs.find_last(config(tmp_path)) == third
+    assert resuming.find_last(config(tmp_path)) == third
     with (first / "config.yaml").open("a") as stream:
         stream.write("# 2025-01-09T12:00:00 python launch.py --resume\n")
-    assert runs.find_last(config(tmp_path)) == first
+    assert resuming.find_last(config(tmp_path)) == first
     with pytest.raises(ConfigError, match=r"--resume last: no run with a checkpoint in .*another-prompt"):
-        runs.find_last(config(tmp_path, prompt="another prompt"))
+        resuming.find_last(config(tmp_path, prompt="another prompt"))

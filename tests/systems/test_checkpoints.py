@@ -38,6 +38,7 @@ def test_metadata_survive(config, tmp_path) -> None:
     metadata = read_metadata(written(tmp_path / "folder/1.ckpt", config))
     assert metadata == run_metadata(config, "nerf", 7, SHAPE)
     assert metadata.config == plain(config) and metadata.versions["torch"] == torch.__version__
+    assert metadata.versions["prolificdreamer-lightning"][0].isdigit()  # also where it is run without an installation
     assert os.listdir(tmp_path / "folder") == ["1.ckpt"]
     check_same_run("1.ckpt", metadata, config)
     check_same_prior("1.ckpt", metadata, SHAPE)

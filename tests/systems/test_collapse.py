@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.runs import MAY_CHANGE_ON_RESUME
+from configs.resuming import MAY_CHANGE_ON_RESUME
 from configs.schema import CollapseConfig
 from guidance.vsd import ScoreDistillation
 from renderers.output import RenderOutput
