@@ -28,7 +28,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from configs.runs import slug
+from configs.fields import WHERE_IT_RUNS, flatten
+from configs.load import load_config, read_saved
+from configs.pipeline import load_stages, read_pipeline, stage_folders
+from configs.resuming import differences
+from configs.runs import CONFIG_FILE, slug
+from configs.sources import is_pipeline, split_overrides
 from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from launch import COLLAPSED, DONE, NO_SURFACE
 from priors.evaluate import contact_sheet
@@ -58,9 +63,14 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
 
     Args:
         last: the file that the run writes last.
+
+    Raises:
+        SystemExit: the run failed, or is of an earlier call with other settings.
     """
     folder = folder.absolute()  # the program runs elsewhere
     run = folder / Path(config).stem / slug(prompt) / "benchmark"
+    if run.is_dir():
+        check_settings(run, Path(config), [f"prompt={prompt}", *overrides])
     if (run / last).exists():
         return run
     if any(run.rglob("*.ckpt")):
@@ -82,6 +92,26 @@ def run_prompt(prompt: str, folder: Path, config: str, overrides: list[str], las
     if status not in (DONE, NO_SURFACE):
         raise SystemExit(f"{shlex.join(command)}: exit status {status}; its output is in {log}")
     return run
+
+
+def check_settings(run: Path, config: Path, overrides: list[str]) -> None:
+    """End the benchmark where a run that an earlier call made has other settings than those asked for now."""
+    values = split_overrides(overrides)
+    if is_pipeline(REPOSITORY / config):
+        wanted = [stage.config for stage in load_stages(read_pipeline(REPOSITORY / config), values)]
+        folders = stage_folders(run)
+    else:
+        wanted, folders = [load_config(REPOSITORY / config, values).config], [run]
+    for folder, each in zip(folders, wanted, strict=True):
+        saved = read_saved(folder / CONFIG_FILE)
+        # A stage's source is known when it begins; what is written doesn't change what is judged.
+        may_differ = ("source", *(key for key in flatten(each) if key.startswith("output.")), *WHERE_IT_RUNS)
+        lines = differences(saved, each, may_differ)
+        if lines:
+            raise SystemExit("\n".join([f"{folder} is of an earlier call with other settings:", *lines, _ELSEWHERE]))
+
+
+_ELSEWHERE = "choose another --folder, or give the same settings"
 
 
 def at_a_time(jobs: int, run: Callable[[str, list[str]], Path | None], prompts: list[str]) -> Iterator[Path | None]:
@@ -132,6 +162,7 @@ def main() -> None:
     def run(prompt: str, more: list[str]) -> Path | None:
         first_stage = args.folder / "prolific" / slug(prompt) / "benchmark" / FIRST_STAGE
         if is_default and (first_stage / "summary.json").exists():
+            check_settings(first_stage, Path(args.config), [f"prompt={prompt}"])
             return first_stage
         return run_prompt(prompt, args.folder, args.config, [*overrides, *more])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -163,13 +164,18 @@ def check_changes(option: str, folder: Path, saved: RunConfig, wanted: RunConfig
         ConfigError: a field differs that is not in ``MAY_CHANGE_ON_RESUME``, nor for the mode ``test`` in
             ``MAY_CHANGE_FOR_TEST``.
     """
-    before, after = flatten(saved), flatten(wanted)
     may_change = (*MAY_CHANGE_ON_RESUME, *(MAY_CHANGE_FOR_TEST if mode == "test" else ()))
-    changed = [key for key in before if before[key] != after[key] and key not in may_change]
-    if changed:
-        lines = [f"{key}: {before[key]!r} in the run, {after[key]!r} asked for" for key in changed]
+    lines = differences(saved, wanted, may_change)
+    if lines:
         raise ConfigError(
             f"{option}: the run in {folder} was started with another configuration\n"
             + "\n".join(lines)
             + f"\nmay change: {', '.join(may_change)}\nleave the others out, or start a new run"
         )
+
+
+def differences(saved: RunConfig, wanted: RunConfig, may_differ: Sequence[str]) -> list[str]:
+    """A line for each field that differs, but for those that may."""
+    before, after = flatten(saved), flatten(wanted)
+    changed = [key for key in before if before[key] != after[key] and key not in may_differ]
+    return [f"{key}: {before[key]!r} in the run, {after[key]!r} asked for" for key in changed]

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import text_to_3d
+from configs.load import load_config
+from configs.pipeline import begin
+from configs.runs import RUN_FOLDER_VARIABLE, create_run_folder, write_config
 from priors.world.classes import CLASSES
 
 CONFIG = "configs/vsd-nerf.yaml"
@@ -24,7 +27,8 @@ def launched(monkeypatch) -> SimpleNamespace:
         seen.commands.append(command)
         return SimpleNamespace(returncode=seen.status)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(text_to_3d, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
     return seen
 
 
@@ -41,10 +45,26 @@ def test_a_prompt_is_run_resumed_or_left_alone(launched, tmp_path) -> None:
     }
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/000100.ckpt").touch()
-    text_to_3d.run_prompt("a red mug", tmp_path, CONFIG, [])
+    write_config(load_config(text_to_3d.REPOSITORY / CONFIG, {"prompt": "a red mug"}).config, run, [])
+    text_to_3d.run_prompt("a red mug", tmp_path, CONFIG, ["trainer.threads=1"])
     assert launched.commands[1] == [sys.executable, "launch.py", "--resume", str(run)]
     (run / "summary.json").touch()
     assert text_to_3d.run_prompt("a red mug", tmp_path, CONFIG, []) == run and len(launched.commands) == 2
+
+
+@pytest.mark.parametrize("config", [CONFIG, "configs/prolific.yaml"])
+def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(config, launched, tmp_path) -> None:
+    values = {"prompt": "a red mug", "output.folder": str(tmp_path), "output.run": "benchmark"}
+    if config == CONFIG:
+        run = create_run_folder(load_config(text_to_3d.REPOSITORY / CONFIG, values).config)
+        write_config(load_config(text_to_3d.REPOSITORY / CONFIG, values).config, run, [])
+    else:
+        run, _ = begin(text_to_3d.REPOSITORY / config, values, [])
+    (run / "summary.json").touch()
+    assert text_to_3d.run_prompt("a red mug", tmp_path, config, []) == run  # with the same it is
+    with pytest.raises(SystemExit, match=r"other settings:\niterations: \d+ in the run, 7 asked for\nchoose another"):
+        text_to_3d.run_prompt("a red mug", tmp_path, config, ["iterations=7"])
+    assert not launched.commands
 
 
 def test_a_collapse_is_a_result_and_anything_else_ends_the_benchmark(launched, tmp_path) -> None:
