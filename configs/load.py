@@ -21,6 +21,7 @@ quotes, ``null`` or ``${...}``); every other value is read as YAML.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
@@ -157,6 +158,11 @@ def _on_device(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"trainer.devices: {count} is more than the {torch.cuda.device_count()} CUDA devices that PyTorch sees"
         )
+    if device == "cpu" and config.trainer.precision == "16-mixed":
+        raise ConfigError(
+            "trainer.precision: '16-mixed' has a loss scale on CUDA only, on a CPU Lightning takes bfloat16 instead; "
+            "use 32-true or bf16-mixed"
+        )
     return replace(config, trainer=replace(config.trainer, accelerator=device))
 
 
@@ -263,10 +269,19 @@ def _construct(section: type, values: dict[str, Any], prefix: str, sources: list
             arguments[name] = _construct(kind, values[name], f"{prefix}{name}.", sources)
         else:
             arguments[name] = tuple(values[name]) if get_origin(kind) is tuple else values[name]
+            if not _is_finite(values[name]):
+                raise ConfigError(_locate(f"{name}: {values[name]} is not finite", section, prefix, sources))
     try:
         return section(**arguments)
     except ValueError as error:
         raise ConfigError(_locate(str(error), section, prefix, sources)) from error
+
+
+def _is_finite(value: Any) -> bool:
+    """No comparison finds a NaN out of range."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_finite(part) for part in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _locate(message: str, section: type, prefix: str, sources: list[Source]) -> str:

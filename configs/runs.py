@@ -97,10 +97,11 @@ def _create_dated(parent: Path) -> Path:
     stem, count = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
     while True:
         folder = parent / (stem if count == 1 else f"{stem}-{count}")
-        if not folder.exists():
-            folder.mkdir()
+        try:
+            folder.mkdir()  # and not a look first, after which another process might make it
             return folder
-        count += 1
+        except FileExistsError:
+            count += 1
 
 
 def _first_process_folder(parent: Path, name: str | None) -> Path:

@@ -47,6 +47,20 @@ def _not_negative(config: object, *names: str) -> None:
             raise ValueError(f"{name}: {value:g} must be 0 or more")
 
 
+def _momenta(config: object) -> None:
+    betas = config.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: {list(betas)} must be two numbers in [0, 1)")
+
+
+def _schedules(config: object, *names: str) -> None:
+    """Schedules of rates or weights: below 0 they would drive away from what is wanted."""
+    for name in names:
+        check_knots(name, getattr(config, name))
+        if any(value < 0 for _, value in getattr(config, name)):
+            raise ValueError(f"{name}: {getattr(config, name)} holds values below 0; use 0 or more")
+
+
 def _folder_name(name: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError(f"{name}: {value!r} is no folder name; use letters, digits, dots, dashes and underscores")
@@ -102,9 +116,9 @@ class SceneOptimizerConfig:
     clip_norm: float | None = None  # of the scene's gradient, None: no clipping
 
     def __post_init__(self) -> None:
-        for name in ("lr_grid", "lr_mlp", "lr_image", "lr_geometry"):
-            check_knots(name, getattr(self, name))
+        _schedules(self, "lr_grid", "lr_mlp", "lr_image", "lr_geometry")
         _positive(self, "eps", "clip_norm")
+        _momenta(self)
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,7 @@ class EstimatorOptimizerConfig:
     def __post_init__(self) -> None:
         _positive(self, "lr", "steps_per_iteration", "clip_norm")
         _not_negative(self, "warmup_iterations", "weight_decay")
+        _momenta(self)
 
 
 @dataclass(frozen=True)
@@ -170,8 +185,7 @@ class RegularizerConfig:
     laplacian: Knots = field(default_factory=lambda: [[0, 1e6]])  # evenly spaced, smooth vertices
 
     def __post_init__(self) -> None:
-        for term in fields(self):
-            check_knots(term.name, getattr(self, term.name))
+        _schedules(self, *(term.name for term in fields(self)))
         if any(not 0 <= value <= 1 for _, value in self.transmittance_target):
             raise ValueError("transmittance_target: values are shares of a view's light in [0, 1]")
 
@@ -181,7 +195,7 @@ class SurfaceConfig:
     """Stage geometry: a surface that starts from a radiance field's density, and what its renders show."""
 
     field: SDFFieldConfig = field(default_factory=SDFFieldConfig)
-    level: float | None = None  # density of the surface at first; None: chosen from the density itself
+    level: float | None = None  # density of the surface at first; None: as output.mesh_level
     shading: str = "normals"  # normals: as colours; lit: the radiance field's colours under a light from above
 
     def __post_init__(self) -> None:
@@ -241,13 +255,15 @@ class OutputConfig:
     turntable_size: int = 128  # pixels a side
     turntable_elevation_deg: float = 20.0
     mesh_resolution: int = 128  # density samples along an axis
-    mesh_level: float | None = None  # density of the surface; None: chosen from the density itself
+    mesh_level: float | None = None  # density of the surface; None: that whose silhouette fits the renders best
 
     def __post_init__(self) -> None:
         _positive(self, "preview_every", "diagnostics_every", "checkpoint_every", "checkpoint_minutes")
         if self.run is not None:
             _folder_name("run", self.run)
-        _positive(self, "keep_checkpoints", "turntable_frames", "turntable_size", "mesh_resolution", "mesh_level")
+        _positive(self, "keep_checkpoints", "turntable_frames", "turntable_size", "mesh_level")
+        if self.mesh_resolution < 2:
+            raise ValueError(f"mesh_resolution: {self.mesh_resolution} is too small; use at least 2")
         if not -90 < self.turntable_elevation_deg < 90:
             raise ValueError(f"turntable_elevation_deg: {self.turntable_elevation_deg:g} must lie inside (-90, 90)")
 

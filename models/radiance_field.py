@@ -119,7 +119,8 @@ class RadianceField(nn.Module):
                 total = self._network(points, active_levels)[:, 0].sum()
                 (gradient,) = torch.autograd.grad(total, points)
             return F.normalize(-gradient, dim=-1)
-        steps = self.config.normal_step * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
-        around = (points[:, None] + steps).reshape(-1, 3)
-        ahead, behind = self._network(around, active_levels)[:, 0].view(-1, 2, 3).unbind(1)
-        return F.normalize(behind - ahead, dim=-1)
+        steps = self.config.normal_step * torch.eye(3).to(points)
+        # One at a time: all six together would take six times the memory of the field itself.
+        ahead = [self._network(points + step, active_levels)[:, 0] for step in steps]
+        behind = [self._network(points - step, active_levels)[:, 0] for step in steps]
+        return F.normalize(torch.stack(behind, dim=-1) - torch.stack(ahead, dim=-1), dim=-1)
