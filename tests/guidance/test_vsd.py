@@ -228,6 +228,36 @@ def test_training_the_estimator_lowers_its_loss_and_checkpoints_hold_only_it(pri
     assert all(key.startswith("estimator.") for key in guidance.state_dict())
 
 
+def test_the_estimator_learns_at_all_levels_from_the_plain_prompt_and_sometimes_without_camera(
+    prior, prompts, cameras, monkeypatch
+) -> None:
+    """Algorithm 1, step 3: t ~ U(0, 1), y without view words, and cameras hidden with their probability."""
+    guidance, seen = guidance_of(prior), []
+    predict = guidance.estimator.predict
+
+    def spy(model, x_t, t, text, c2w, keep_camera):
+        prediction = predict(model, x_t, t, text, c2w, keep_camera)
+        seen.append((x_t, t, text, keep_camera, prediction))
+        return prediction
+
+    monkeypatch.setattr(guidance.estimator, "predict", spy)
+    latents, generator, again = latents_of(prior, cameras), seeded(), seeded()
+    with torch.no_grad():
+        for _ in range(60):
+            loss = guidance.estimator_loss(latents, prompts, cameras, generator)
+            x_t, t, text, keep, prediction = seen[-1]
+            assert torch.equal(t, prior.schedule.sample_t(len(latents), (0.0, 1.0), again, "cpu"))
+            noise = draw_noise(latents, again)
+            assert torch.equal(keep, guidance.estimator.draw_keep_camera(len(latents), again))
+            assert torch.equal(x_t, prior.schedule.add_noise(latents, noise, t))
+            assert torch.equal(text.tokens, prompts.for_cameras(cameras).plain.tokens)
+            assert torch.equal(loss, losses.estimator_loss(prediction, latents, noise, "velocity"))
+    levels = torch.cat([t for _, t, *_ in seen]) / len(prior.schedule)
+    hidden = 1 - torch.cat([keep for *_, keep, _ in seen]).float().mean()
+    assert levels.min() < 0.05 and levels.max() > 0.95 and 0.4 < levels.mean() < 0.6
+    assert 0.03 < hidden < 0.2  # camera_dropout is 0.1
+
+
 def test_clipping_bounds_what_is_handed_out_and_not_what_is_reported(epsilon_prior, cameras) -> None:
     prompts = embed_prompt(epsilon_prior, "a red mug")
     guidance = guidance_of(epsilon_prior, loss="sds", guidance_scale=100.0, max_gradient_rms=1e-3)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import EstimatorOptimizerConfig, RegularizerConfig
+from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
 from guidance.config import NfsdConfig
 from guidance.estimator import EstimatorConfig
 from guidance.losses import LOSSES
-from guidance.vsd import GuidanceConfig
+from guidance.vsd import GuidanceConfig, ScoreDistillation
 from systems.backgrounds import training_background
 from systems.base import DistillationSystem
 from systems.data import IterationData, IterationNumbers
@@ -127,6 +127,20 @@ def test_schedules_stretch_with_the_particles(config, prior, prompts) -> None:
     assert one.noise_range(1) == (0.02, 0.98) and one.noise_range(2) == (0.02, 0.5)
     assert two.noise_range(3) == (0.02, 0.98) and two.noise_range(4) == (0.02, 0.5)
     assert (one.iterations, two.iterations) == (4, 8)
+
+
+def test_the_noise_range_of_the_iteration_reaches_the_guidance(config, prior, tmp_path, monkeypatch) -> None:
+    """Stretched by the particles: the jump at iteration 1 comes at 2."""
+    noise = NoiseConfig(t_min=[[0, 0.1]], t_max=[[0, 0.9], [1, 0.9], [1, 0.4]])
+    ranges, gradient = [], ScoreDistillation.scene_gradient
+
+    def spy(self, latents, prompts, cameras, t_range, generator):
+        ranges.append(t_range)
+        return gradient(self, latents, prompts, cameras, t_range, generator)
+
+    monkeypatch.setattr(ScoreDistillation, "scene_gradient", spy)
+    fit(replace(config, particles=2, iterations=2, noise=noise), prior, tmp_path)
+    assert ranges == [(0.1, 0.9), (0.1, 0.9), (0.1, 0.4), (0.1, 0.4)]
 
 
 def test_renders_of_another_size_reach_the_prior_at_its_own(system, prior) -> None:
