@@ -108,10 +108,8 @@ def check_settings(run: Path, config: Path, overrides: list[str]) -> None:
         may_differ = ("source", *(key for key in flatten(each) if key.startswith("output.")), *WHERE_IT_RUNS)
         lines = differences(saved, each, may_differ)
         if lines:
-            raise SystemExit("\n".join([f"{folder} is of an earlier call with other settings:", *lines, _ELSEWHERE]))
-
-
-_ELSEWHERE = "choose another --folder, or give the same settings"
+            remedy = "choose another --folder, or give the same settings"
+            raise SystemExit("\n".join([f"{folder} is of an earlier call with other settings:", *lines, remedy]))
 
 
 def at_a_time(jobs: int, run: Callable[[str, list[str]], Path | None], prompts: list[str]) -> Iterator[Path | None]:

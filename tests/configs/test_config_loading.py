@@ -307,6 +307,14 @@ def test_an_accelerator_that_is_not_there(monkeypatch):
         load_config(VSD, {"trainer.accelerator": "cuda"})
 
 
+def test_a_loss_scale_needs_cuda():
+    """On a CPU Lightning would take bfloat16, and fp16 weights would be trained through without a scale."""
+    for precision in ("fp16", "auto"):
+        with pytest.raises(ConfigError, match=r"trainer\.precision: '16-mixed' has a loss scale on CUDA only"):
+            values = {"prior.precision": precision, "trainer.precision": "16-mixed", "trainer.accelerator": "cpu"}
+            load_config(VSD, values)
+
+
 def test_an_error_names_the_last_place_that_set_the_value():
     sources_ = [Source("a.yaml", {"render": {"size": 5}}), Source("b.yaml", {"render": {"size": -1}})]
     with pytest.raises(ConfigError) as raised:
