@@ -11,9 +11,10 @@ holds what goes with a stage and with a loss (the papers' lengths and guidance s
 what its prior can do. So the YAML files of this folder state only what defines a job (stage, loss, texts) and
 no value that a preset adapts: a copy of one that changes a line differs from it in that line.
 
-Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``) and this device
-(``by_device``), later ones winning. Stage, loss and device are those that the YAML files and the command line
-state, so ``guidance.loss=sds`` on the command line brings what goes with SDS.
+Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``), one particle or
+several (``by_particles``) and this device (``by_device``), later ones winning; a part may hold parts in turn. Stage,
+loss, particles and device are those that the YAML files and the command line state, so ``guidance.loss=sds`` on the
+command line brings what goes with SDS.
 
 On the command line a text field takes its value exactly as typed (a prompt may hold commas, colons,
 quotes, ``null`` or ``${...}``); every other value is read as YAML.
@@ -42,6 +43,7 @@ from configs.sources import (
     COMMAND_LINE,
     CUSTOM_PRESET,
     DEFAULT_PRIOR,
+    Case,
     PriorChoice,
     Source,
     choose_prior,
@@ -79,8 +81,8 @@ def load_config(
     typed = read_overrides({key: text for key, text in overrides.items() if key != "prior"})
     asked = [file, typed] if stated is None else [file, stated, typed]
     known = _merge(asked)  # what presets depend on, and so cannot set
-    case = (known.stage, known.guidance.loss, find_device(known.trainer.accelerator))
-    chosen = [*default_sources(*case), *preset_sources(prior, *case)]
+    case = Case(known.stage, known.guidance.loss, known.particles, find_device(known.trainer.accelerator))
+    chosen = [*default_sources(case), *preset_sources(prior, case)]
     if earlier is not None:
         file.values.pop("source", None)  # as it was typed; what is taken over names the checkpoint itself
         taken = inherited(known.stage, earlier, keeps_prior)
@@ -131,7 +133,7 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
     saved = Source(str(path), read_yaml(path))
     changes = [read_overrides({key: text for key, text in overrides.items() if key != "prior"})]
     if "prior" in overrides:
-        for source in preset_sources(choose_prior(overrides["prior"]), "", "", ""):
+        for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", 1, "")):
             if "path" in source.values.get("prior", {}):
                 changes.insert(0, Source(source.where, {"prior": {"path": source.values["prior"]["path"]}}))
     return build([saved]), _on_device(build([saved, *changes]))

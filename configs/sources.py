@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ PRESET_FOLDER = CONFIG_FOLDER / "prior"
 DEFAULTS_FILE = CONFIG_FOLDER / "defaults.yaml"  # what goes with a stage and with a loss, whatever the prior
 CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
 DEFAULT_PRIOR = "mini"
-DEVICES = ("cpu", "cuda")
+PART_NAMES = {"by_particles": ("one", "several"), "by_device": ("cpu", "cuda")}  # stages and losses are known elsewhere
 COMMAND_LINE = "the command line"
 STAGES_KEY = "stages"  # of a pipeline's YAML
 ALIASES = {"from": "source"}  # what the command line calls a field, where that reads better
@@ -39,6 +39,22 @@ class Source:
 
     where: str
     values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What decides which parts of a preset hold."""
+
+    stage: str
+    loss: str
+    particles: int
+    device: str  # cpu | cuda
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The part that holds under each heading; later headings are more special."""
+        count = "one" if self.particles == 1 else "several"
+        return {"by_stage": self.stage, "by_loss": self.loss, "by_particles": count, "by_device": self.device}
 
 
 @dataclass(frozen=True)
@@ -140,12 +156,12 @@ def choose_prior(choice: object) -> PriorChoice:
     )
 
 
-def default_sources(stage: str, loss: str, device: str) -> list[Source]:
+def default_sources(case: Case) -> list[Source]:
     """What goes with a stage and with a loss, whatever the prior; raises as ``preset_sources``."""
-    return _sources_by_case(DEFAULTS_FILE, stage, loss, device)
+    return list(_parts(DEFAULTS_FILE, "", read_yaml(DEFAULTS_FILE), case))
 
 
-def preset_sources(choice: PriorChoice, stage: str, loss: str, device: str) -> list[Source]:
+def preset_sources(choice: PriorChoice, case: Case) -> list[Source]:
     """What goes with a prior.
 
     Raises:
@@ -153,21 +169,23 @@ def preset_sources(choice: PriorChoice, stage: str, loss: str, device: str) -> l
     """
     path = PRESET_FOLDER / f"{choice.preset}.yaml"
     model = {"preset": choice.preset} | ({} if choice.path is None else {"path": choice.path})
-    return [*_sources_by_case(path, stage, loss, device), Source(_short(path), {"prior": model})]
+    return [*_parts(path, "", read_yaml(path), case), Source(_short(path), {"prior": model})]
 
 
-def _sources_by_case(path: Path, stage: str, loss: str, device: str) -> list[Source]:
-    """A file's values from general to special: its body, those for a stage, a loss, a device."""
-    values = read_yaml(path)
-    special = {heading: values.pop(heading, {}) for heading in ("by_stage", "by_loss", "by_device")}
-    parts = [("", values)]
-    for (heading, part), name in zip(special.items(), (stage, loss, device), strict=True):
-        if not isinstance(part, dict) or not all(isinstance(section, dict) for section in part.values()):
+def _parts(path: Path, label: str, values: dict[str, Any], case: Case) -> Iterator[Source]:
+    """A file's values from general to special: its body, then its parts for this case, each of the same form."""
+    own = {key: value for key, value in values.items() if key not in case.names}
+    if own:
+        yield Source(f"{_short(path)}{label}", own)
+    for heading, name in case.names.items():
+        parts = values.get(heading, {})
+        if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
             raise ConfigError(f"{path}: {heading} must hold a mapping of values for each name")
-        if heading == "by_device" and not part.keys() <= set(DEVICES):
-            raise ConfigError(f"{path}: by_device: {', '.join(part)}: the devices are {', '.join(DEVICES)}")
-        parts.append((f" ({heading}: {name})", part.get(name, {})))
-    return [Source(f"{_short(path)}{part}", values) for part, values in parts if values]
+        known = PART_NAMES.get(heading, parts.keys())
+        if not parts.keys() <= set(known):
+            raise ConfigError(f"{path}: {heading}: {', '.join(map(str, parts))}: the names are {', '.join(known)}")
+        if name in parts:
+            yield from _parts(path, f"{label} ({heading}: {name})", parts[name], case)
 
 
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:

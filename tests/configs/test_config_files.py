@@ -46,20 +46,34 @@ def test_no_file_is_left_out():
     assert set(PRESETS) == {*preset_names(), "custom"}
 
 
+NAMES_OF_PARTS = {
+    "by_stage": {*STAGES},
+    "by_loss": {*LOSSES, *IMAGE_LOSSES},
+    "by_particles": {"one", "several"},
+    "by_device": {"cpu", "cuda"},
+}
+
+
+def parts_of_a_preset(values):
+    """Its body and its parts, which may hold parts in turn, and under which heading and name each stands."""
+    yield {key: value for key, value in values.items() if key not in NAMES_OF_PARTS}, None, None
+    for heading in NAMES_OF_PARTS.keys() & values.keys():
+        for name, part in values[heading].items():
+            (own, _, _), *inner = parts_of_a_preset(part)
+            yield own, heading, name
+            yield from inner
+
+
 @pytest.mark.parametrize("path", [DEFAULTS_FILE, *sorted(PRESET_FOLDER.glob("*.yaml"))], ids=lambda path: path.stem)
 def test_every_part_of_a_preset_is_used(path):
-    """A part under the name of no stage, loss or device would be ignored."""
-    values = read_yaml(path)
-    assert set(values.get("by_stage", {})) <= set(STAGES)
-    assert set(values.get("by_loss", {})) <= {*LOSSES, *IMAGE_LOSSES}
-    assert set(values.get("by_device", {})) <= {"cpu", "cuda"}
+    """A part under the name of no stage, loss, number or device would be ignored."""
+    for _, heading, name in parts_of_a_preset(read_yaml(path)):
+        assert heading is None or name in NAMES_OF_PARTS[heading]
 
 
 def fields_of_a_preset(path):
     """The full keys that it sets in any case."""
-    values = read_yaml(path)
-    special = [part for heading in ("by_stage", "by_loss", "by_device") for part in values.pop(heading, {}).values()]
-    return {key for part in (values, *special) for key, _, _ in leaves(part, str(path))}
+    return {key for part, _, _ in parts_of_a_preset(read_yaml(path)) for key, _, _ in leaves(part, str(path))}
 
 
 def test_the_projects_configurations_state_nothing_that_a_preset_adapts():
@@ -205,8 +219,15 @@ def test_noise_levels_of_flows_are_as_noisy_as_stable_diffusions(prior):
     assert loaded("ism-nerf", prior).guidance.inversion.interval == pytest.approx(0.05 * share, abs=0.001)
 
 
-def test_a_device_that_does_not_exist_is_no_silent_nothing(tmp_path, monkeypatch):
-    (tmp_path / "mini.yaml").write_text("by_device: {gpu: {iterations: 3}}")
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("by_device: {gpu: {iterations: 3}}", r"by_device: gpu.*cpu, cuda"),
+        ("by_stage: {nerf: {by_particles: {4: {iterations: 3}}}}", r"by_particles: 4: the names are one, several"),
+    ],
+)
+def test_a_part_of_no_device_or_number_is_no_silent_nothing(tmp_path, monkeypatch, preset, message):
+    (tmp_path / "mini.yaml").write_text(preset)
     monkeypatch.setattr(sources, "PRESET_FOLDER", tmp_path)
-    with pytest.raises(ConfigError, match=r"by_device: gpu.*cpu, cuda"):
+    with pytest.raises(ConfigError, match=message):
         loaded()

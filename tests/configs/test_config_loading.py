@@ -79,6 +79,7 @@ def files(tmp_path, monkeypatch):
         "prior: {path: here}\nrender: {size: 20, views: 20, occupancy_every: 20}\nseed: 20\n"
         "by_stage: {nerf: {render: {views: 25, occupancy_every: 25}, particles: 25}, image: {seed: 97}}\n"
         "by_loss: {csd: {render: {views: 30, occupancy_every: 30}}, sds: {seed: 99}}\n"
+        "by_particles: {several: {render: {views: 35, occupancy_every: 35}}, one: {seed: 96}}\n"
         "by_device: {cpu: {render: {occupancy_every: 40}}, cuda: {seed: 98}}\n"
     )
     (tmp_path / "defaults.yaml").write_text(
@@ -94,13 +95,29 @@ def files(tmp_path, monkeypatch):
 
 
 def test_later_sources_win(files):
-    """Schema < defaults < preset: body < by stage < by loss < by device < YAML < command line."""
+    """Schema < defaults < preset: body < by stage < by loss < by particles < by device < YAML < command line."""
     config = load_config(files, {"trainer.accelerator": "cpu", "seed": "60"}).config
     render = config.render
     assert config.iterations == RunConfig().iterations
     assert (render.occupancy_resolution, render.occupancy_warmup) == (6, 6)
-    assert (render.size, render.views, render.occupancy_every) == (20, 30, 40)
+    assert (render.size, render.views, render.occupancy_every) == (20, 35, 40)
     assert (config.particles, config.seed, config.name, config.prior.path) == (50, 60, "job", "here")
+
+
+def test_a_part_within_a_part_holds_where_both_do(files, tmp_path):
+    """Such as values for several particles of one stage and loss, which no other stage is to have."""
+    (tmp_path / "mini.yaml").write_text(
+        "by_stage: {nerf: {seed: 1, by_loss: {csd: {seed: 2, by_particles: {several: {seed: 3}}}}}}\n"
+    )
+    files.write_text("prior: mini\n")
+
+    def seed(**overrides):
+        return load_config(files, {key.replace("_", "."): value for key, value in overrides.items()}).config.seed
+
+    assert seed(guidance_loss="csd", particles="4") == 3
+    assert seed(guidance_loss="csd", particles="1") == 2
+    assert seed(guidance_loss="vsd", particles="4") == 1
+    assert seed(guidance_loss="csd", particles="4", stage="image") == RunConfig().seed
 
 
 def test_fields_of_the_prior_beside_a_preset(files):
