@@ -135,7 +135,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def announce(plan: Plan) -> None:
     """Say what will be done, once for all processes, and by which settings; those that decide most come first."""
     from configs.load import beyond_the_end
-    from configs.runs import is_first_process
+    from configs.runs import checkpoints, is_first_process, is_whole
 
     if not is_first_process():
         return
@@ -159,7 +159,10 @@ def announce(plan: Plan) -> None:
         lines["source"] = config.source
     if plan.checkpoint is not None:
         lines["go on"] = str(plan.checkpoint)
-    remarks = beyond_the_end(config) if plan.mode == "train" else ()
+    remarks = beyond_the_end(config) if plan.mode == "train" else []
+    if plan.checkpoint is not None:
+        damaged = [path for path in checkpoints(plan.folder) if not is_whole(path)]
+        remarks += [f"{path} is cut off or damaged, and not used" for path in damaged]
     for name, text in [*lines.items(), *(("note", remark) for remark in remarks)]:
         print(f"{name:<8} {text}", flush=True)
 

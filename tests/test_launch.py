@@ -455,6 +455,8 @@ def test_a_checkpoint_that_is_cut_off(length, finished, run, capsys, tmp_path):
     said = capsys.readouterr().err
     assert f"{path} is no whole checkpoint: it is cut off or damaged; use another: " in said and earlier.name in said
     assert not run.calls and files(tmp_path) == before
+    assert launch.main(["--resume", str(finished)]) == 0
+    assert f"note     {path} is cut off or damaged, and not used" in capsys.readouterr().out
 
 
 def test_a_checkpoint_outside_its_run(finished, run, capsys, tmp_path):
