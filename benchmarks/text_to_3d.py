@@ -32,7 +32,7 @@ from configs.fields import WHERE_IT_RUNS, flatten
 from configs.load import load_config, read_saved
 from configs.pipeline import load_stages, read_pipeline, stage_folders
 from configs.resuming import differences
-from configs.runs import CONFIG_FILE, slug
+from configs.runs import CONFIG_FILE, checkpoints, slug
 from configs.sources import is_pipeline, split_overrides
 from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from launch import COLLAPSED, DONE, NO_SURFACE
@@ -130,6 +130,12 @@ def wall_seconds(run: Path) -> float:
     return json.loads((run / "summary.json").read_text(encoding="utf-8"))["training_seconds"]
 
 
+def megabytes(run: Path) -> tuple[float, float]:
+    """A run's largest checkpoint, and the most memory that its training held."""
+    checkpoint = max(path.stat().st_size for path in checkpoints(run)) / 1e6
+    return checkpoint, json.loads((run / "summary.json").read_text(encoding="utf-8"))["peak_memory_mb"]
+
+
 @torch.no_grad()
 def world_features(
     judge: Judge, run: JudgedRun, count: int, seed: int = 5, pattern: str | None = None
@@ -164,18 +170,20 @@ def main() -> None:
             return first_stage
         return run_prompt(prompt, args.folder, args.config, [*overrides, *more])
 
-    judge, runs, prompts = load_judge(), [], benchmark_prompts()[: args.prompts]
+    judge, runs, sizes, prompts = load_judge(), [], [], benchmark_prompts()[: args.prompts]
     print("| prompt | minutes | class | colour | R-precision | view |\n|---|---|---|---|---|---|")
     for prompt, folder in zip(prompts, at_a_time(args.jobs, run, prompts), strict=True):
         if folder is None:
             print(f"| {prompt} | collapsed | | | | |", flush=True)
             continue
         runs.append(judge_run(folder, judge))
+        sizes.append(megabytes(folder))
         print(f"| {runs[-1].prompt} | {wall_seconds(folder) / 60:.1f} | {_row(runs[-1])} |", flush=True)
     if not runs:
         raise SystemExit("every run collapsed: nothing to compare")
     mean = {key: sum(getattr(run, key) for run in runs) / len(prompts) for key in _FIGURES}
     print("| **mean** | | " + " | ".join(f"{mean[key]:.1%}" for key in _FIGURES) + " |")
+    print("largest checkpoint {:.1f} MB, peak memory {:.0f} MB".format(*map(max, zip(*sizes, strict=True))))
     if args.particles > 1:
         own = np.mean([diversity(run.features) for run in runs])
         world = np.mean([diversity(world_features(judge, run, args.particles)) for run in runs])
