@@ -41,12 +41,12 @@ def test_bias_crosses_zero_at_the_papers_radius(kind, crossing, at_origin):
 
 
 def test_centred_object_is_continuous_at_five_sixths_and_takes_both_forms():
-    object_, scene, both = (DensityInitConfig(kind=kind) for kind in ("object", "scene", "centred_object"))
+    blob, hollow, both = (DensityInitConfig(kind=kind) for kind in ("object", "scene", "centred_object"))
     below, above = density_bias(on_axis(5 / 6 - 1e-9, 5 / 6 + 1e-9), both, BALL)
     assert below.item() == pytest.approx(above.item(), abs=1e-6) == pytest.approx(-20 / 3, abs=1e-6)
     inside, outside = on_axis(0.0, 0.3, 0.8), on_axis(0.9, 2.5, 4.0)
-    assert torch.equal(density_bias(inside, both, BALL), density_bias(inside, object_, BALL))
-    assert torch.equal(density_bias(outside, both, BALL), density_bias(outside, scene, BALL))
+    assert torch.equal(density_bias(inside, both, BALL), density_bias(inside, blob, BALL))
+    assert torch.equal(density_bias(outside, both, BALL), density_bias(outside, hollow, BALL))
 
 
 def test_a_stretched_blob_is_an_ellipsoid_and_nothing_else_is_stretched():
@@ -164,6 +164,7 @@ def test_mlp_has_no_bias_and_leaves_the_global_generator_alone():
         (DensityInitConfig, {"kind": "blob"}, "kind: 'blob' is not one of object"),
         (DensityInitConfig, {"object_radius": 3.0}, "object_radius"),
         (DensityInitConfig, {"scene_strength": 1.0}, "scene_strength: 1 must be negative"),
+        (DensityInitConfig, {"spread": -0.1}, "spread: -0.1 must not be negative"),
     ],
 )
 def test_configs_name_the_bad_field(config, options, match):
