@@ -2,8 +2,7 @@
 
 ProlificDreamer starts from softplus(lambda (1 - |mu| / r)), mu being the point in scene units: a blob
 of radius r for an object (lambda > 0), a hollow surrounded by density for a scene (lambda < 0), and
-both for an object in the centre of a scene. With a spread the blob is an ellipsoid with axes of its own
-in each particle: equal starts have nothing that tells particles apart, and end as nearly equal objects.
+both for an object in the centre of a scene.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ class DensityInitConfig:
     object_radius: float = 0.5  # scene units, where the object's bias crosses zero
     scene_strength: float = -10.0  # lambda of the scene: the bias at the origin
     scene_radius: float = 2.5  # scene units, where the scene's bias crosses zero
-    spread: float = 0.0  # a particle's blob has semi-axes object_radius * exp(U(-spread, spread)), each drawn by itself
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -40,24 +38,21 @@ class DensityInitConfig:
                 f"object_radius and scene_radius: need 0 < object < scene, "
                 f"not {self.object_radius:g} and {self.scene_radius:g}"
             )
-        if self.spread < 0:
-            raise ValueError(f"spread: {self.spread:g} must not be negative; 0 starts all particles from a ball")
+
+    @property
+    def switch_radius(self) -> float:
+        """Where the two biases are equal, in scene units; 5/6 at the defaults."""
+        difference = self.object_strength - self.scene_strength
+        return difference / (self.object_strength / self.object_radius - self.scene_strength / self.scene_radius)
 
 
-def draw_stretch(config: DensityInitConfig, generator: torch.Generator) -> Float[Tensor, "3"]:
-    """Factors of the object's radius along x, y and z; ones without a spread."""
-    return torch.exp((torch.rand(3, generator=generator) * 2 - 1) * config.spread)
-
-
-def density_bias(
-    points: Float[Tensor, "n 3"], config: DensityInitConfig, stretch: Float[Tensor, "3"]
-) -> Float[Tensor, "n"]:
-    """Bias lambda (1 - |mu| / r) at points in scene units, the object's |mu| with axes stretched; continuous in all
-    three kinds."""
-    as_object = config.object_strength * (1 - torch.linalg.vector_norm(points / stretch, dim=-1) / config.object_radius)
-    as_scene = config.scene_strength * (1 - torch.linalg.vector_norm(points, dim=-1) / config.scene_radius)
+def density_bias(points: Float[Tensor, "n 3"], config: DensityInitConfig) -> Float[Tensor, "n"]:
+    """Bias lambda (1 - |mu| / r) at points in scene units; continuous in all three kinds."""
+    distance = torch.linalg.vector_norm(points, dim=-1)
+    as_object = config.object_strength * (1 - distance / config.object_radius)
+    as_scene = config.scene_strength * (1 - distance / config.scene_radius)
     if config.kind == "object":
         return as_object
     if config.kind == "scene":
         return as_scene
-    return torch.maximum(as_object, as_scene)  # the object falls outwards, the scene rises: they are equal once
+    return torch.where(distance < config.switch_radius, as_object, as_scene)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.density_init import DensityInitConfig, density_bias, draw_stretch
+from models.density_init import DensityInitConfig, density_bias
 from models.hash_grid import HashGrid, HashGridConfig
 from models.mlp import MLP
 
@@ -75,15 +75,12 @@ class RadianceField(nn.Module):
         self.config = config
         self.grid = HashGrid(config.grid, generator)
         self.mlp = MLP([self.grid.channels, *config.hidden, 4], generator)
-        init = config.density_init
-        # Drawn, so a part of the state; but not where it is ones in every field.
-        self.register_buffer("stretch", draw_stretch(init, generator), persistent=init.spread > 0)
 
     def _network(self, points: Float[Tensor, "n 3"], active_levels: float | None) -> Float[Tensor, "n 4"]:
         """Pre-activations: the density's, bias included, then the colour's."""
         unit = points.float() / (2 * self.config.radius) + 0.5
         outputs = self.mlp(self.grid(unit.clamp(0, 1), active_levels)).float()
-        bias = density_bias(points.float(), self.config.density_init, self.stretch)
+        bias = density_bias(points.float(), self.config.density_init)
         return outputs + F.pad(bias[:, None], (0, 3))
 
     def forward(self, points: Float[Tensor, "n 3"], active_levels: float | None = None) -> FieldSamples:

@@ -3,22 +3,16 @@
 import pytest
 import torch
 
-from models.density_init import DensityInitConfig, density_bias, draw_stretch
+from models.density_init import DensityInitConfig, density_bias
 from models.hash_grid import HashGridConfig
 from models.mlp import MLP
 from models.radiance_field import RadianceField, RadianceFieldConfig
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=4, finest_resolution=32)
 
-BALL = torch.ones(3)  # a blob that isn't stretched
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
-
 
 def make_field(rough=False, **options):
-    field = RadianceField(RadianceFieldConfig(grid=GRID, **options), seeded(0))
+    field = RadianceField(RadianceFieldConfig(grid=GRID, **options), torch.Generator().manual_seed(0))
     if rough:  # features large enough for the network to shape the field
         with torch.no_grad():
             field.grid.table.mul_(3e3)
@@ -33,45 +27,20 @@ def on_axis(*distances):
 
 @pytest.mark.parametrize(("kind", "crossing", "at_origin"), [("object", 0.5, 10.0), ("scene", 2.5, -10.0)])
 def test_bias_crosses_zero_at_the_papers_radius(kind, crossing, at_origin):
-    points = on_axis(0.0, crossing - 0.01, crossing, crossing + 0.01)
-    bias = density_bias(points, DensityInitConfig(kind=kind), BALL)
+    bias = density_bias(on_axis(0.0, crossing - 0.01, crossing, crossing + 0.01), DensityInitConfig(kind=kind))
     assert bias[0].item() == pytest.approx(at_origin)
     assert bias[2].abs() < 1e-9
     assert bias[1].sign() == -bias[3].sign() == torch.sign(torch.tensor(at_origin))
 
 
 def test_centred_object_is_continuous_at_five_sixths_and_takes_both_forms():
-    blob, hollow, both = (DensityInitConfig(kind=kind) for kind in ("object", "scene", "centred_object"))
-    below, above = density_bias(on_axis(5 / 6 - 1e-9, 5 / 6 + 1e-9), both, BALL)
+    config = DensityInitConfig(kind="centred_object")
+    assert config.switch_radius == pytest.approx(5 / 6)
+    below, above = density_bias(on_axis(5 / 6 - 1e-9, 5 / 6 + 1e-9), config)
     assert below.item() == pytest.approx(above.item(), abs=1e-6) == pytest.approx(-20 / 3, abs=1e-6)
     inside, outside = on_axis(0.0, 0.3, 0.8), on_axis(0.9, 2.5, 4.0)
-    assert torch.equal(density_bias(inside, both, BALL), density_bias(inside, blob, BALL))
-    assert torch.equal(density_bias(outside, both, BALL), density_bias(outside, hollow, BALL))
-
-
-def test_a_stretched_blob_is_an_ellipsoid_and_nothing_else_is_stretched():
-    stretch, config = torch.tensor([1.2, 0.8, 1.0]), DensityInitConfig()
-    on_surface = torch.diag(0.5 * stretch)
-    torch.testing.assert_close(density_bias(on_surface, config, stretch), torch.zeros(3), atol=1e-5, rtol=0)
-    points, scene = torch.rand(20, 3), DensityInitConfig(kind="scene")
-    assert torch.equal(density_bias(points, scene, stretch), density_bias(points, scene, BALL))
-
-
-def test_a_spread_draws_axes_within_it_and_none_gives_balls():
-    drawn = torch.stack([draw_stretch(DensityInitConfig(spread=0.3), seeded(i)) for i in range(100)])
-    assert 0.74 < drawn.min() < 0.76 and 1.33 < drawn.max() < 1.35  # exp(-0.3) = 0.7408, exp(0.3) = 1.3499
-    assert drawn.log().mean(dim=0).abs().max() < 0.06
-    assert torch.equal(draw_stretch(DensityInitConfig(), seeded(0)), BALL)
-
-
-def test_a_stretch_is_a_part_of_the_state():
-    """A later stage shows the field under a seed of its own."""
-    config = RadianceFieldConfig(grid=GRID, density_init=DensityInitConfig(spread=0.5))
-    first, second = (RadianceField(config, seeded(seed)) for seed in (0, 1))
-    points = torch.rand(20, 3)
-    assert not torch.allclose(first.density(points), second.density(points))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.density(points), second.density(points))
+    torch.testing.assert_close(density_bias(inside, config), density_bias(inside, DensityInitConfig(kind="object")))
+    torch.testing.assert_close(density_bias(outside, config), density_bias(outside, DensityInitConfig(kind="scene")))
 
 
 def test_what_begins_inside_the_cube_is_allowed():
@@ -124,13 +93,13 @@ def test_a_loss_on_finite_difference_normals_reaches_the_parameters():
 def test_active_levels_reach_the_grid():
     field, points = make_field(rough=True), torch.full((1, 3), 0.2)
     assert field.density(points, active_levels=0.0).item() == pytest.approx(
-        torch.nn.functional.softplus(density_bias(points, field.config.density_init, BALL)).item()
+        torch.nn.functional.softplus(density_bias(points, field.config.density_init)).item()
     )
 
 
 def test_state_dict_round_trip():
     field = make_field(rough=True)
-    other = RadianceField(field.config, seeded(5))
+    other = RadianceField(field.config, torch.Generator().manual_seed(5))
     other.load_state_dict(field.state_dict())
     points = torch.rand(20, 3)
     assert torch.equal(field(points).rgb, other(points).rgb)
@@ -164,7 +133,6 @@ def test_mlp_has_no_bias_and_leaves_the_global_generator_alone():
         (DensityInitConfig, {"kind": "blob"}, "kind: 'blob' is not one of object"),
         (DensityInitConfig, {"object_radius": 3.0}, "object_radius"),
         (DensityInitConfig, {"scene_strength": 1.0}, "scene_strength: 1 must be negative"),
-        (DensityInitConfig, {"spread": -0.1}, "spread: -0.1 must not be negative"),
     ],
 )
 def test_configs_name_the_bad_field(config, options, match):
