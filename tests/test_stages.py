@@ -205,7 +205,7 @@ def test_a_pipeline_runs_its_stages_in_order(run):  # noqa: F811
     assert [config.source for config in configs] == [None, *map(str, sources)]
     assert {(config.prompt, config.particles, config.seed) for config in configs} == {("a blue chair", 2, 4)}
     assert [config.iterations for config in configs][1] == 7 and configs[2].guidance.guidance_scale == 3
-    assert configs[0].iterations == load_config(Path(NERF), {}).config.iterations
+    assert configs[0].iterations == load_config(Path(NERF), {"particles": "2"}).config.iterations
     assert all(load_saved(folder / "config.yaml", {})[0] == config for _, config, folder, _ in run.calls)
 
 

@@ -71,6 +71,19 @@ def test_every_part_of_a_preset_is_used(path):
         assert heading is None or name in NAMES_OF_PARTS[heading]
 
 
+def test_only_the_radiance_fields_of_vsd_are_trained_otherwise_where_there_are_several():
+    """Nothing else was measured with those settings."""
+
+    def settings(config, particles):
+        result = loaded(config, particles=particles)
+        return result.iterations, result.guidance.guidance_scale, result.estimator.rank
+
+    assert settings("vsd-nerf", "1") == (800, 7.5, 8)
+    assert settings("vsd-nerf", "4") == (400, 1.5, 32)
+    for config in ("sds-nerf", "csd-nerf", "image-vsd"):
+        assert settings(config, "4") == settings(config, "1")
+
+
 def fields_of_a_preset(path):
     """The full keys that it sets in any case."""
     return {key for part, _, _ in parts_of_a_preset(read_yaml(path)) for key, _, _ in leaves(part, str(path))}
