@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 
 from guidance.building import build_guidance
-from guidance.config import GuidanceConfig
-from guidance.estimator import EstimatorConfig
+from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.loading import load_prior
 from guidance.prompts import embed_prompt
 from renderers.cameras import orbit_cameras

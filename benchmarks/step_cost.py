@@ -35,9 +35,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.load import load_config
 from configs.sources import CONFIG_FOLDER
 from guidance.building import build_guidance
-from guidance.config import GuidanceConfig
+from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.dry_run import META, fused_attention, run_step
-from guidance.estimator import EstimatorConfig
 from guidance.families.flow import flow_schedule
 from guidance.families.flux import FluxPrior
 from guidance.families.sd3 import StableDiffusion3Prior
@@ -47,7 +46,7 @@ from guidance.memory import GB, estimate_memory
 from guidance.prior import DiffusionPrior, TextEmbeddings
 from guidance.prompts import PromptEmbeddings
 from guidance.vsd import ScoreDistillation
-from renderers.cameras import ViewThresholds
+from renderers.config import ViewThresholds
 
 TERA = 1e12
 DTYPE = torch.bfloat16

@@ -13,17 +13,9 @@ import re
 from dataclasses import dataclass, field, fields
 
 from configs.schedules import Knots, check_knots, value_at
-from guidance.config import GuidanceConfig
-from guidance.estimator import EstimatorConfig
-from guidance.text_config import TextConfig
-from models.image import ImageConfig
-from models.scene import NeRFSceneConfig
-from models.sdf_field import SDFFieldConfig
-from models.texture_field import TextureFieldConfig
-from renderers.cameras import CameraSampling
-from renderers.mesh_renderer import MeshRendererConfig
-from renderers.texture_baking import BakingConfig
-from renderers.volume import VolumeRendererConfig
+from guidance.config import EstimatorConfig, GuidanceConfig, TextConfig
+from models.config import ImageConfig, NeRFSceneConfig, SDFFieldConfig, TextureFieldConfig
+from renderers.config import BakingConfig, CameraSampling, MeshRendererConfig, VolumeRendererConfig
 
 STAGES = ("nerf", "geometry", "texture", "image")
 EARLIER_STAGE = {"geometry": "nerf", "texture": "geometry"}  # of the run that a stage goes on from

@@ -21,7 +21,8 @@ from priors.judge_model import Judge, Judgement
 from priors.world.appearance import COLORS
 from priors.world.captions import compose
 from priors.world.classes import CLASSES
-from renderers.cameras import VIEW_WORDS, Cameras, view_index
+from renderers.cameras import Cameras, view_index
+from renderers.config import VIEW_WORDS
 from systems.from_checkpoint import load_scene
 from systems.scenes import orbit
 

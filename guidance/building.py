@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from guidance.clip import ClipGuidance
-from guidance.config import GuidanceConfig
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, GuidanceConfig
+from guidance.estimator import LoraEstimator
 from guidance.image_text import ImageTextModel
 from guidance.prior import DiffusionPrior
 from guidance.vsd import ScoreDistillation

@@ -25,7 +25,6 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -33,33 +32,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidance.config import EstimatorConfig
 from guidance.frozen import Unregistered
-from guidance.losses import ESTIMATOR_LOSSES
 from guidance.prior import DiffusionPrior, Latents, TextEmbeddings
 from guidance.schedule import Prediction
 
 ADAPTER = "default"  # peft's name for it
-
-
-@dataclass(frozen=True)
-class EstimatorConfig:
-    """Size and training of the LoRA estimator; its optimizer is configured elsewhere."""
-
-    rank: int = 4  # of the adapters
-    scale: float = 1.0  # factor on the adapters' output (peft's alpha / rank)
-    camera_dropout: float = 0.1  # probability that training hides the camera
-    loss: str = "velocity"  # "velocity" as in the paper, or "epsilon"
-    gradient_checkpointing: bool = False  # less memory, a second forward pass in training
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank: {self.rank} must be at least 1; the paper's code uses 4")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale: {self.scale:g} must be positive; 1 is the usual value")
-        if not 0 <= self.camera_dropout <= 1:
-            raise ValueError(f"camera_dropout: {self.camera_dropout:g} is no probability; use a number in [0, 1]")
-        if self.loss not in ESTIMATOR_LOSSES:
-            raise ValueError(f"loss: {self.loss!r} is unknown; use one of {', '.join(ESTIMATOR_LOSSES)}")
 
 
 class CameraEmbedding(nn.Module):

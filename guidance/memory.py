@@ -33,14 +33,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from guidance.building import build_guidance
-from guidance.config import GuidanceConfig
-from guidance.debiasing import DebiasingConfig
+from guidance.config import DebiasingConfig, EstimatorConfig, GuidanceConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
-from guidance.estimator import EstimatorConfig
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
 from guidance.vsd import ScoreDistillation
 
 GB = 1e9

@@ -15,41 +15,18 @@ grows with the angle between the camera and view i: in proportion up to 90 degre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from guidance.config import PerpNegConfig
 from guidance.prior import TextEmbeddings
 from guidance.prompts import PromptEmbeddings
 from guidance.schedule import Latents
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
-
-
-@dataclass(frozen=True)
-class PerpNegConfig:
-    """How strongly every other view is kept away from each view word; all 0: not at all, and at no cost."""
-
-    front: float = 0.0  # against a second face: about 1.6 (threestudio's at a side view, 2.0 from behind)
-    side: float = 0.0
-    back: float = 0.0
-    overhead: float = 0.0
-    bottom: float = 0.0
-
-    def __post_init__(self) -> None:
-        for word, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"{word}: {weight:g} must be 0 or more; 1 keeps other views clearly away from it")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The view words to keep away from."""
-        return tuple(word for word, weight in self.weights.items() if weight)
+from renderers.cameras import Cameras, view_index
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 @dataclass(frozen=True)

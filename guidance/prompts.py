@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from guidance.debiasing import contradicting_words
+from guidance.config import TextConfig
+from guidance.debiasing import contradicting_words, without_words
 from guidance.image_text import ImageTextModel
 from guidance.prior import DiffusionPrior, TextEmbeddings
-from guidance.text_config import TextConfig
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
+from renderers.cameras import Cameras, view_index
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class PromptEmbeddings:
         return PromptEmbeddings(*parts, self.view_thresholds, low_quality)
 
 
+def view_prompt(config: TextConfig, prompt: str, view: str, dropped: tuple[str, ...] = ()) -> str:
+    """y^c for one view word, without the words that contradict it."""
+    return config.view_template.format(prompt=without_words(prompt.strip(), dropped), view=view)
+
+
 def embed_prompt(
     prior: DiffusionPrior | ImageTextModel,
     prompt: str,
@@ -78,7 +84,7 @@ def embed_prompt(
     if not prompt:
         raise ValueError("prompt: '' is empty; say what to make, such as prompt=\"a red mug\"")
     dropped = contradicting_words(prompt, text.debiasing)
-    views = [text.view_prompt(prompt, word, dropped[word]) for word in VIEW_WORDS]
+    views = [view_prompt(text, prompt, word, dropped[word]) for word in VIEW_WORDS]
     flaws = [] if low_quality is None else [low_quality.strip()]
     embeddings = prior.encode_text([*views, prompt, text.negative.strip(), *flaws])
     if release_text_encoder:

@@ -8,35 +8,13 @@ takes colours.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.config import BackgroundConfig
 from models.mlp import MLP
-
-KINDS = ("mlp", "solid")
-
-
-@dataclass(frozen=True)
-class BackgroundConfig:
-    """A learnt background, or one fixed colour."""
-
-    kind: str = "mlp"  # mlp | solid
-    hidden: tuple[int, ...] = (32,)  # channels of each hidden layer, of kind mlp
-    frequencies: int = 4  # octaves of the direction's encoding, of kind mlp
-    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1], of kind solid
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
-        if any(channels < 1 for channels in self.hidden):
-            raise ValueError(f"hidden: {list(self.hidden)} must hold positive channel counts")
-        if self.frequencies < 0:
-            raise ValueError(f"frequencies: {self.frequencies} must not be negative")
-        if len(self.color) != 3 or not all(0 <= value <= 1 for value in self.color):
-            raise ValueError(f"color: {list(self.color)} must be three values in [0, 1]")
 
 
 def encode_directions(rays_d: Float[Tensor, "*n 3"], frequencies: int) -> Float[Tensor, "*n channels"]:

@@ -26,42 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.config import HashGridConfig
+
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "numba", "tinycudann")
 INITIAL_RANGE = 1e-4  # half-width of the uniform initialisation
-
-
-@dataclass(frozen=True)
-class HashGridConfig:
-    """Shape of the grid; the defaults are ProlificDreamer's."""
-
-    levels: int = 16  # resolutions, spaced geometrically
-    features: int = 2  # features of an entry: 1, 2, 4 or 8
-    log2_hashmap_size: int = 19  # base-2 logarithm of the most entries a level may have
-    base_resolution: int = 16  # vertices along an axis of the coarsest level
-    finest_resolution: int = 2048  # the same of the finest level
-    backend: str = "auto"  # auto | torch | numba | tinycudann; auto takes the fastest for the device
-
-    def __post_init__(self) -> None:
-        if self.levels < 1:
-            raise ValueError(f"levels: {self.levels} is too few; use at least 1")
-        if self.features not in (1, 2, 4, 8):
-            raise ValueError(f"features: {self.features} is not one of 1, 2, 4, 8")
-        if not 3 <= self.log2_hashmap_size <= 28:
-            raise ValueError(f"log2_hashmap_size: {self.log2_hashmap_size} must lie in [3, 28]")
-        if not 2 <= self.base_resolution <= self.finest_resolution:
-            raise ValueError(
-                f"base_resolution and finest_resolution: need 2 <= base <= finest, "
-                f"not {self.base_resolution} and {self.finest_resolution}"
-            )
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
-
-    @property
-    def per_level_scale(self) -> float:
-        """Ratio of the resolutions of neighbouring levels."""
-        return (self.finest_resolution / self.base_resolution) ** (1 / max(self.levels - 1, 1))
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,17 @@ The field fills the cube [-radius, radius]^3 in scene units; outside it repeats 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.density_init import DensityInitConfig, density_bias
-from models.hash_grid import HashGrid, HashGridConfig
+from models.config import RadianceFieldConfig
+from models.density_init import density_bias
+from models.hash_grid import HashGrid
 from models.mlp import MLP
-
-NORMALS = ("finite_difference", "analytic")
-
 
 SURFACE_LAYER = 0.05  # half the thickness of what is seen of a surface, as a share of the radius
 SURFACE_SAMPLES = 8  # through it
@@ -33,38 +31,6 @@ class FieldSamples:
 
     sigmas: Float[Tensor, "n"]  # density per scene unit, >= 0
     rgb: Float[Tensor, "n 3"]  # sRGB in [0, 1]
-
-
-@dataclass(frozen=True)
-class RadianceFieldConfig:
-    """Shape and initialisation of the field."""
-
-    radius: float = 1.0  # half the side of the cube, scene units
-    grid: HashGridConfig = field(default_factory=HashGridConfig)
-    hidden: tuple[int, ...] = (64,)  # channels of each hidden layer
-    density_init: DensityInitConfig = field(default_factory=DensityInitConfig)
-    normals: str = "finite_difference"  # or analytic: faster, but a loss on it doesn't reach the parameters
-    normal_step: float = 0.01  # half the distance of finite differences, scene units
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if any(channels < 1 for channels in self.hidden):
-            raise ValueError(f"hidden: {list(self.hidden)} must hold positive channel counts")
-        init = self.density_init
-        if init.kind != "object" and self.radius <= init.scene_radius:
-            beyond = {
-                "scene": ("only", "nothing would be seen"),
-                "centred_object": ("too", "the object alone would be seen, as with 'object'"),
-            }[init.kind]
-            raise ValueError(
-                f"density_init.kind: {init.kind!r} is dense beyond scene_radius {init.scene_radius:g} {beyond[0]}, "
-                f"outside of radius {self.radius:g}: {beyond[1]}; raise radius, or lower density_init.scene_radius"
-            )
-        if self.normals not in NORMALS:
-            raise ValueError(f"normals: {self.normals!r} is not one of {', '.join(NORMALS)}")
-        if not 0 < self.normal_step < self.radius:
-            raise ValueError(f"normal_step: {self.normal_step:g} must lie in (0, radius), here (0, {self.radius:g})")
 
 
 class RadianceField(nn.Module):

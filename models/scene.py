@@ -7,23 +7,13 @@ starts where a single particle of the same seed does.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import nn
 
-from models.background import Background, BackgroundConfig
-from models.radiance_field import RadianceField, RadianceFieldConfig
-
-
-@dataclass(frozen=True)
-class NeRFSceneConfig:
-    """A radiance field before a background."""
-
-    field: RadianceFieldConfig = dataclasses.field(default_factory=RadianceFieldConfig)
-    background: BackgroundConfig = dataclasses.field(default_factory=BackgroundConfig)
+from models.background import Background
+from models.config import NeRFSceneConfig
+from models.radiance_field import RadianceField
 
 
 class NeRFScene(nn.Module):

@@ -7,37 +7,14 @@ is closed, whatever the optimiser does. Distances are in scene units, negative i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.config import SDFFieldConfig
 from models.mesh_geometry import remove_floaters
 from models.sdf_init import Density, initial_sdf, working_levels
-from models.tetrahedra import SAFE_OFFSET, TetrahedralLattice, bcc_lattice, marching_tetrahedra
-
-
-@dataclass(frozen=True)
-class SDFFieldConfig:
-    """The lattice and what counts as a part of the object."""
-
-    radius: float = 1.0  # half the side of the cube, scene units; that of the radiance field
-    cells: int = 48  # cubes of the lattice along an axis
-    max_offset: float = SAFE_OFFSET  # how far a vertex may move, as a share of the spacing; 0 fixes them
-    floater_share: float = 0.02  # parts with a surface smaller than this share of the largest part's are removed
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if self.cells < 2:
-            raise ValueError(f"cells: {self.cells} is too few; use at least 2")
-        if not 0 <= self.max_offset <= SAFE_OFFSET:
-            raise ValueError(
-                f"max_offset: {self.max_offset:g} must lie in [0, {SAFE_OFFSET}]: beyond it tetrahedra turn inside out"
-            )
-        if not 0 <= self.floater_share <= 1:
-            raise ValueError(f"floater_share: {self.floater_share:g} must lie in [0, 1]; 0 keeps every part")
+from models.tetrahedra import TetrahedralLattice, bcc_lattice, marching_tetrahedra
 
 
 class SDFField(nn.Module):

@@ -6,29 +6,13 @@ fills the cube [-radius, radius]^3 in scene units; outside it repeats its border
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.hash_grid import HashGrid, HashGridConfig
+from models.config import TextureFieldConfig
+from models.hash_grid import HashGrid
 from models.mlp import MLP
-
-
-@dataclass(frozen=True)
-class TextureFieldConfig:
-    """Shape of the field."""
-
-    radius: float = 1.0  # half the side of the cube, scene units; that of the geometry
-    grid: HashGridConfig = field(default_factory=HashGridConfig)
-    hidden: tuple[int, ...] = (64,)  # channels of each hidden layer
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if any(channels < 1 for channels in self.hidden):
-            raise ValueError(f"hidden: {list(self.hidden)} must hold positive channel counts")
 
 
 class TextureField(nn.Module):

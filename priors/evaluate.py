@@ -30,7 +30,7 @@ from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, held_out_pairs
 from priors.world.classes import CLASSES
 from priors.world.dataset import draw_instance, sample_instance
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 
 
 @dataclass(frozen=True)

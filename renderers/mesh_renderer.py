@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,9 @@ from models.mesh_geometry import MeshEdges, mesh_edges, vertex_normals
 from renderers.antialias import antialias
 from renderers.cameras import Cameras
 from renderers.compositing import blend_background
+from renderers.config import MeshRendererConfig
 from renderers.output import RenderedMesh, RenderOutput
-from renderers.rasterizer import Fragments, Rasterizer, RasterizerConfig, ScreenVertices, project
+from renderers.rasterizer import Fragments, Rasterizer, ScreenVertices, project
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,6 @@ Shading = Callable[[SurfacePoints], Float[Tensor, "n 3"]]
 def normal_colors(points: SurfacePoints) -> Float[Tensor, "n 3"]:
     """Normals as colours, from [-1, 1] to [0, 1]: x is red, y green, z blue."""
     return (points.normals + 1) / 2
-
-
-@dataclass(frozen=True)
-class MeshRendererConfig:
-    """How meshes are drawn."""
-
-    rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
-    antialias: bool = True  # off: hard silhouettes, without a gradient
 
 
 class MeshRenderer:

@@ -9,34 +9,15 @@ When to update is the caller's decision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renderers.config import OccupancyConfig
+
 CELLS_PER_CHUNK = 2**17  # bounds the memory of an update
-
-
-@dataclass(frozen=True)
-class OccupancyConfig:
-    """Resolution and memory of the grid."""
-
-    radius: float = 1.0  # half the side of the cube, scene units; that of the radiance field
-    resolution: int = 64  # cells along an axis
-    decay: float = 0.95  # factor on the remembered density, an update
-    threshold: float = 0.1  # density per scene unit below which a cell counts as empty
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if self.resolution < 1:
-            raise ValueError(f"resolution: {self.resolution} is too small; use at least 1")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay: {self.decay:g} must lie in [0, 1)")
-        if self.threshold < 0:
-            raise ValueError(f"threshold: {self.threshold:g} must not be negative")
 
 
 class OccupancyGrid(nn.Module):

@@ -26,27 +26,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from renderers.cameras import Cameras
+from renderers.config import RasterizerConfig
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "numba", "nvdiffrast", "kaolin")
 # The device of those that have only one; of several on a device the first is the fastest.
 HOMES = {"numba": "cpu", "nvdiffrast": "cuda", "kaolin": "cuda"}
 NEAR = 0.01  # scene units
 CANDIDATES_PER_CHUNK = 2**21  # pairs of a face and a pixel that the reference holds at once
 EMPTY = torch.iinfo(torch.int64).max
 SMALLEST_AREA = 1e-9  # pixels^2, below which a face counts as seen edge-on
-
-
-@dataclass(frozen=True)
-class RasterizerConfig:
-    """Which code rasterises."""
-
-    backend: str = "auto"  # auto | torch | numba | nvdiffrast | kaolin; auto takes the fastest for the device
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
 
 
 @dataclass(frozen=True)

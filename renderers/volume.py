@@ -21,31 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from models.radiance_field import FieldSamples
 from renderers.cameras import Cameras, camera_rays
 from renderers.compositing import accumulate, blend_background, render_weights
+from renderers.config import VolumeRendererConfig
 from renderers.occupancy import OccupancyGrid
 from renderers.output import RenderOutput
 from renderers.ray_marching import PackedSamples, march_rays
 
 Field = Callable[[Float[Tensor, "n 3"]], FieldSamples]
 Normals = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
-
-BOUNDS = ("ball", "box")
-
-
-@dataclass(frozen=True)
-class VolumeRendererConfig:
-    """Sampling of rays."""
-
-    samples_per_ray: int = 96  # intervals across the diameter of the bounds, before skipping; the paper: 64 + 32
-    bounds: str = "ball"  # ball | box, of the occupancy grid's radius: where samples may lie
-    rays_per_chunk: int = 32768  # rays whose graph is held at once
-
-    def __post_init__(self) -> None:
-        if self.samples_per_ray < 1:
-            raise ValueError(f"samples_per_ray: {self.samples_per_ray} is too few; use at least 1")
-        if self.bounds not in BOUNDS:
-            raise ValueError(f"bounds: {self.bounds!r} is not one of {', '.join(BOUNDS)}")
-        if self.rays_per_chunk < 1:
-            raise ValueError(f"rays_per_chunk: {self.rays_per_chunk} is too few; use at least 1")
 
 
 class VolumeRenderer:

@@ -11,7 +11,8 @@ from configs.schema import RunConfig
 from models.mesh import extract_mesh
 from models.scene import Particles
 from renderers.cameras import Cameras
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
+from renderers.config import OccupancyConfig
+from renderers.occupancy import OccupancyGrid
 from renderers.output import RenderOutput
 from renderers.volume import VolumeRenderer
 from systems.backgrounds import plain_background, training_background

@@ -23,7 +23,8 @@ from priors.world.appearance import COLORS, PATTERNS, Appearance, render, sample
 from priors.world.captions import held_out_pairs, sample_caption
 from priors.world.classes import CLASSES, build_solid
 from priors.world.solids import Solid
-from renderers.cameras import VIEW_WORDS, Cameras, CameraSampling, ViewThresholds, orbit_cameras, view_index
+from renderers.cameras import Cameras, orbit_cameras, view_index
+from renderers.config import VIEW_WORDS, CameraSampling, ViewThresholds
 
 #: Cameras and view words of the world. ``configs/prior/mini.yaml`` uses the same.
 CAMERAS = CameraSampling(elevation_deg=(-20.0, 80.0), distance=(2.6, 3.2), fovy_deg=(38.0, 44.0))

@@ -13,7 +13,7 @@ from configs.sources import CONFIG_FOLDER, DEFAULTS_FILE, PRESET_FOLDER, config_
 from guidance.families.flow import flow_schedule
 from guidance.losses import IMAGE_LOSSES, LOSSES
 from guidance.schedule import NoiseSchedule
-from renderers.cameras import ViewThresholds
+from renderers.config import ViewThresholds
 
 PRESETS = sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
 CONFIGS = [path.stem for path in config_files()]

@@ -14,7 +14,8 @@ from evaluation.shape_alignment import MovedShape, RestingShape, Similarity, ali
 from evaluation.shape_metrics import chamfer_distance, shape_score, volume_iou, world_truths
 from models.mesh import Mesh
 from priors.world.solids import rotation_about
-from renderers.texture_baking import BakingConfig, bake
+from renderers.config import BakingConfig
+from renderers.texture_baking import bake
 
 FEW = 8  # instances, where the number doesn't matter
 

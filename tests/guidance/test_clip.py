@@ -11,11 +11,10 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from guidance.clip import ClipGuidance
-from guidance.config import GuidanceConfig
+from guidance.config import GuidanceConfig, TextConfig
 from guidance.image_text import BundledJudge, Clip, ImageTextModel, load_image_text_model
 from guidance.losses import as_loss
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
 from priors.judge_model import load_judge
 from priors.world.dataset import draw_instance
 from renderers.cameras import Cameras

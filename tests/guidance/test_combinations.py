@@ -10,15 +10,19 @@ import torch
 from guidance import vsd
 from guidance.building import build_guidance
 from guidance.classifier_free import classifier_free_guidance
-from guidance.config import GuidanceConfig, NfsdConfig
-from guidance.debiasing import DebiasingConfig
-from guidance.estimator import EstimatorConfig
-from guidance.inversion import Inversion, InversionConfig
+from guidance.config import (
+    DebiasingConfig,
+    EstimatorConfig,
+    GuidanceConfig,
+    InversionConfig,
+    NfsdConfig,
+    PerpNegConfig,
+    TextConfig,
+)
+from guidance.inversion import Inversion
 from guidance.losses import LOSSES, as_loss
-from guidance.perp_neg import PerpNegConfig
 from guidance.prior import DiffusionPrior, TextEmbeddings
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
 from renderers.cameras import Cameras
 from tests.guidance.test_vsd import RANGE, draws, latents_of, seeded
 

@@ -6,16 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from guidance.debiasing import (
-    DebiasingConfig,
-    ViewLanguageModel,
-    contradicting_words,
-    find_contradictions,
-    without_words,
-)
+from guidance.config import DebiasingConfig, TextConfig
+from guidance.debiasing import ViewLanguageModel, contradicting_words, find_contradictions, without_words
 from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 from tests.tiny_image_text import save_tiny_language_model
 
 

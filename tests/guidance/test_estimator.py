@@ -7,7 +7,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from guidance import losses
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig
+from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
 
 

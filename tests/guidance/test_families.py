@@ -13,7 +13,8 @@ from diffusers import DiffusionPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from guidance.classifier_free import classifier_free_guidance, predict_guided
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, TextConfig
+from guidance.estimator import LoraEstimator
 from guidance.families.flux import FluxPrior, pack, positions, unpack
 from guidance.families.sd3 import StableDiffusion3Prior
 from guidance.families.sdxl import StableDiffusionXLPrior
@@ -21,7 +22,6 @@ from guidance.families.text import tokenize
 from guidance.loading import load_prior
 from guidance.prior import TextEmbeddings
 from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
 from guidance.vsd import GuidanceConfig, ScoreDistillation, draw_noise
 from tests.tiny_priors import LATENT_CHANNELS, save_tiny_flux, save_tiny_sd3, save_tiny_sdxl
 

@@ -10,8 +10,8 @@ import os
 import pytest
 import torch
 
-from guidance.config import GuidanceConfig
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, GuidanceConfig
+from guidance.estimator import LoraEstimator
 from guidance.loading import WORKING_ID, find_index, load_prior
 from guidance.losses import as_loss, rms
 from guidance.prompts import embed_prompt

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guidance.inversion import InversionConfig, inversion_levels, invert
+from guidance.config import InversionConfig
+from guidance.inversion import inversion_levels, invert
 from guidance.schedule import NoiseSchedule, Prediction, flow_from_epsilon, v_from_epsilon
 
 SPREAD = 0.7  # standard deviation of the data in the model that is known exactly

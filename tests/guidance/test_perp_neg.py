@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from guidance.classifier_free import classifier_free_guidance
-from guidance.perp_neg import PerpNegConfig, perp_neg, perpendicular, view_weights
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, orbit_cameras
+from guidance.config import PerpNegConfig
+from guidance.perp_neg import perp_neg, perpendicular, view_weights
+from renderers.cameras import Cameras, orbit_cameras
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, orbit_cameras
+from guidance.config import TextConfig
+from guidance.prompts import embed_prompt, view_prompt
+from renderers.cameras import Cameras, orbit_cameras
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 def cameras_at(*directions: tuple[float, float]) -> Cameras:
@@ -54,4 +55,4 @@ def test_a_bad_template(template: str) -> None:
 
 
 def test_braces_in_a_prompt_are_text() -> None:
-    assert TextConfig().view_prompt("a {red} mug", "side") == "a {red} mug, side view"
+    assert view_prompt(TextConfig(), "a {red} mug", "side") == "a {red} mug, side view"

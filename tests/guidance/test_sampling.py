@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig
+from guidance.estimator import LoraEstimator
 from guidance.sampling import ddim, sample_estimator, sample_prior, sampling_levels
 from guidance.schedule import NoiseSchedule, Prediction
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from benchmarks import step_cost
 from benchmarks.step_cost import MODELS, TERA
-from guidance.config import GuidanceConfig, NfsdConfig
+from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig, PerpNegConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
 from guidance.losses import LOSSES
 from guidance.memory import (
@@ -24,9 +24,7 @@ from guidance.memory import (
     preflight_line,
     size_of,
 )
-from guidance.perp_neg import PerpNegConfig
 from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
 from guidance.vsd import ScoreDistillation
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from guidance import losses
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, PerpNegConfig
+from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
-from guidance.perp_neg import PerpNegConfig
 from guidance.prompts import embed_prompt
 from guidance.vsd import GuidanceConfig, ScoreDistillation, draw_noise
 

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.hash_grid import (
-    HashGrid,
-    HashGridConfig,
-    encode_reference,
-    hash_grid_layout,
-    level_mask,
-    vertex_entry,
-)
+from models.config import HashGridConfig
+from models.hash_grid import HashGrid, encode_reference, hash_grid_layout, level_mask, vertex_entry
 
 SMALL = HashGridConfig(levels=5, log2_hashmap_size=10, base_resolution=4, finest_resolution=40)
 HAS_TINYCUDANN = importlib.util.find_spec("tinycudann") is not None

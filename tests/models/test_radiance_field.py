@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.density_init import DensityInitConfig, density_bias
-from models.hash_grid import HashGridConfig
+from models.config import DensityInitConfig, HashGridConfig, RadianceFieldConfig
+from models.density_init import density_bias
 from models.mlp import MLP
-from models.radiance_field import RadianceField, RadianceFieldConfig
+from models.radiance_field import RadianceField
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=4, finest_resolution=32)
 

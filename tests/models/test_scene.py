@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from models.background import Background, BackgroundConfig, encode_directions
-from models.hash_grid import HashGridConfig
-from models.radiance_field import RadianceFieldConfig
-from models.scene import NeRFSceneConfig, Particles, particle_generator
+from models.background import Background, encode_directions
+from models.config import BackgroundConfig, HashGridConfig, NeRFSceneConfig, RadianceFieldConfig
+from models.scene import Particles, particle_generator
 
 GRID = HashGridConfig(levels=2, log2_hashmap_size=8, base_resolution=4, finest_resolution=8)
 SCENE = NeRFSceneConfig(field=RadianceFieldConfig(grid=GRID, hidden=(8,)))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from models.config import SAFE_OFFSET, SDFFieldConfig
 from models.mesh_geometry import connected_parts, mesh_edges, signed_volume
-from models.sdf_field import SDFField, SDFFieldConfig
+from models.sdf_field import SDFField
 from models.sdf_init import initial_sdf
-from models.tetrahedra import SAFE_OFFSET, bcc_lattice
+from models.tetrahedra import bcc_lattice
 
 CENTRE = torch.tensor([0.1, -0.05, 0.15])
 

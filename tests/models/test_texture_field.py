@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.hash_grid import HashGridConfig
-from models.texture_field import TextureField, TextureFieldConfig
+from models.config import HashGridConfig, TextureFieldConfig
+from models.texture_field import TextureField
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=10, base_resolution=4, finest_resolution=32)
 

@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from guidance.checksums import verify_checksums
-from guidance.config import NfsdConfig
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, NfsdConfig
+from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
 from guidance.losses import LOSSES
 from guidance.prompts import embed_prompt

@@ -17,7 +17,7 @@ from priors.train_judge import away_from_view_borders
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, sample_caption, vocabulary
 from priors.world.classes import CLASSES
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 
 
 def _regression(tmp_path, steps, name, **overrides):

@@ -3,16 +3,8 @@
 import pytest
 import torch
 
-from renderers.cameras import (
-    VIEW_WORDS,
-    CameraSampling,
-    ViewThresholds,
-    camera_rays,
-    orbit_cameras,
-    sample_cameras,
-    turntable_cameras,
-    view_index,
-)
+from renderers.cameras import camera_rays, orbit_cameras, sample_cameras, turntable_cameras, view_index
+from renderers.config import VIEW_WORDS, CameraSampling, ViewThresholds
 
 
 def cameras(azimuth, elevation, distance=2.0, fovy=50.0):

@@ -8,9 +8,10 @@ import torch
 from models.mesh_geometry import mesh_edges
 from models.radiance_field import FieldSamples
 from renderers.cameras import camera_rays, turntable_cameras
+from renderers.config import OccupancyConfig, VolumeRendererConfig
 from renderers.mesh_renderer import MeshRenderer, normal_colors
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
-from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from renderers.occupancy import OccupancyGrid
+from renderers.volume import VolumeRenderer
 from tests.renderers.meshes import icosphere
 
 CAMERAS = turntable_cameras(2, elevation_deg=15, distance=2.5, fovy_deg=50)

@@ -10,7 +10,8 @@ import torch
 
 from renderers import rasterizer
 from renderers.cameras import camera_rays, orbit_cameras, turntable_cameras
-from renderers.rasterizer import Rasterizer, RasterizerConfig, ScreenVertices, barycentrics, project
+from renderers.config import RasterizerConfig
+from renderers.rasterizer import Rasterizer, ScreenVertices, barycentrics, project
 from tests.renderers.meshes import icosphere, triangle_soup
 
 CAMERAS = turntable_cameras(2, elevation_deg=20, distance=1.4, fovy_deg=50)

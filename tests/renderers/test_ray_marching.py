@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from renderers.cameras import camera_rays, turntable_cameras
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
+from renderers.config import OccupancyConfig
+from renderers.occupancy import OccupancyGrid
 from renderers.ray_marching import intersect_ball, intersect_box, march_numba, march_rays, march_reference
 
 

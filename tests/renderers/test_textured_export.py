@@ -15,9 +15,10 @@ from PIL import Image
 from models.mesh import Mesh
 from models.mesh_geometry import mesh_edges, signed_volume
 from renderers.cameras import turntable_cameras
+from renderers.config import BakingConfig
 from renderers.mesh_renderer import MeshRenderer
 from renderers.rasterizer import Rasterizer, ScreenVertices
-from renderers.texture_baking import BakingConfig, bake, simplify, unwrap
+from renderers.texture_baking import bake, simplify, unwrap
 from renderers.textured_export import (
     read_textured_glb,
     sample_texture,

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from models.hash_grid import HashGridConfig
-from models.radiance_field import FieldSamples, RadianceFieldConfig
-from models.scene import NeRFScene, NeRFSceneConfig, particle_generator
+from models.config import HashGridConfig, NeRFSceneConfig, RadianceFieldConfig
+from models.radiance_field import FieldSamples
+from models.scene import NeRFScene, particle_generator
 from renderers.cameras import camera_rays, turntable_cameras
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
-from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from renderers.config import OccupancyConfig, VolumeRendererConfig
+from renderers.occupancy import OccupancyGrid
+from renderers.volume import VolumeRenderer
 
 SIZE = 16
 CAMERAS = turntable_cameras(2, elevation_deg=15, distance=2.5, fovy_deg=50)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from renderers.cameras import orbit_cameras
+from renderers.config import BakingConfig
 from renderers.mesh_renderer import MeshRenderer
-from renderers.texture_baking import BakingConfig, bake
+from renderers.texture_baking import bake
 from renderers.textured_export import sample_texture
 from renderers.web_viewer import write_viewer
 from tests.renderers.browser import NAMES, Browser, find_browser

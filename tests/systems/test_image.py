@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from configs.schema import RunConfig
-from models.image import FourierImage, ImageConfig
+from models.config import ImageConfig
+from models.image import FourierImage
 from systems.from_checkpoint import export
 from systems.run import train
 from systems.stages import SYSTEMS, system_class

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
-from guidance.config import NfsdConfig
-from guidance.estimator import EstimatorConfig
+from guidance.config import EstimatorConfig, NfsdConfig
 from guidance.losses import LOSSES
 from guidance.vsd import GuidanceConfig, ScoreDistillation
 from systems.backgrounds import training_background
