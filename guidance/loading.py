@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from guidance.checksums import verify_checksums
+from files.checksums import verify_checksums
 from guidance.families.flux import FluxPrior
 from guidance.families.sd3 import StableDiffusion3Prior
 from guidance.families.sdxl import StableDiffusionXLPrior

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from guidance.checksums import verify_checksums
+from files.checksums import verify_checksums
 from guidance.config import EstimatorConfig, NfsdConfig
 from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
