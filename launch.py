@@ -145,7 +145,7 @@ def announce(plan: Plan) -> None:
         "config": f"{plan.origin}, on {config.trainer.accelerator}",
         "prompt": config.prompt,
         "prior": config.guidance.clip_model
-        if config.guidance.works_on_images
+        if config.guidance.reads == "images"
         else f"{config.prior.path}, precision {config.prior.precision}",
         "loss": f"{config.guidance.loss}, guidance scale {config.guidance.guidance_scale:g}",
         "length": f"{config.iterations} iterations for each of {config.particles} particle(s)",

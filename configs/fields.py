@@ -18,7 +18,6 @@ WHERE_IT_RUNS = (
     "trainer.threads",
     "prior.precision",
     "estimator.gradient_checkpointing",
-    "guidance.one_batch",
     "scene.field.grid.backend",
     "appearance.field.grid.backend",
     "render.mesh.rasterizer.backend",

@@ -305,7 +305,7 @@ def _locate(message: str, section: type, prefix: str, sources: list[Source]) -> 
 def beyond_the_end(config: RunConfig) -> list[str]:
     """Sentences: which schedules of noise levels would change only after the run's last iteration."""
     found = []
-    for name, knots in vars(config.noise).items() if not config.guidance.works_on_images else ():
+    for name, knots in vars(config.noise).items() if config.guidance.reads == "latents" else ():
         at, value = knots[-1]
         if at >= config.iterations and value != value_at(knots, config.iterations - 1):
             found.append(

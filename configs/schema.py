@@ -345,13 +345,13 @@ class RunConfig:
                 f"text.negative: {self.text.negative!r} would never be read: at guidance.guidance_scale 1 the loss "
                 f"{self.guidance.loss!r} looks at the prompt alone; raise guidance.guidance_scale, or leave it out"
             )
-        if self.prior.precision == "fp16" and self.guidance.needs_estimator and self.trainer.precision != "16-mixed":
+        if self.prior.precision == "fp16" and self.guidance.trains_estimator and self.trainer.precision != "16-mixed":
             raise ValueError(
                 f"prior.precision: 'fp16' with trainer.precision {self.trainer.precision!r}: the estimator's "
                 "gradients, which pass through the network, would vanish without loss scaling; use "
                 "trainer.precision=16-mixed, or prior.precision=bf16"
             )
-        if self.guidance.works_on_images and any(weight for _, weight in self.regularizers.reconstruction):
+        if self.guidance.reads == "images" and any(weight for _, weight in self.regularizers.reconstruction):
             raise ValueError(
                 f"regularizers.reconstruction: the loss {self.guidance.loss!r} looks at images without an autoencoder; "
                 "set it to [[0, 0.0]]"

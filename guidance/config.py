@@ -1,14 +1,16 @@
-"""Which loss pulls, and how strongly."""
+"""Settings of the guidance: the loss, its strength, the texts and the estimator. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
 from string import Formatter
+from typing import Literal, NamedTuple
 
-from guidance.losses import ESTIMATOR_LOSSES, IMAGE_LOSSES, LOSSES
+from guidance.registry import LOSSES, Loss
 from renderers.config import ViewThresholds
 
+ESTIMATOR_LOSSES = ("velocity", "epsilon")
 FLAWS = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 
@@ -146,15 +148,20 @@ class NfsdConfig:
             raise ValueError(f"nearly_clean: {self.nearly_clean:g} is not in [0, 1]; the paper's is 0.2")
 
 
+class ModelSetting(NamedTuple):
+    """The field that names the frozen model, and its value."""
+
+    field: str
+    path: str  # a folder or a hub id
+
+
 @dataclass(frozen=True)
 class GuidanceConfig:
     """Which loss, and how strongly the text counts. Noise ranges are arguments of a step."""
 
-    loss: str = "vsd"  # one of guidance.losses.LOSSES, or clip
+    loss: str = "vsd"  # a declared loss: guidance/losses.py
     guidance_scale: float = 7.5  # of the frozen score only; the paper's 7.5 for VSD, 100 for SDS; factor of clip's loss
     shared_pass: bool = False  # one estimator pass for score and training: cheaper, but its noise range is the scene's
-    # Both scores in one call of the network, the training pass apart; null: where the weights have half precision.
-    one_batch: bool | None = None
     max_gradient_rms: float | None = None  # shrink a sample's gradient to this root mean square; None: never
     perp_neg: PerpNegConfig = field(default_factory=PerpNegConfig)  # views to keep away from; not for clip
     nfsd: NfsdConfig = field(default_factory=NfsdConfig)
@@ -163,8 +170,8 @@ class GuidanceConfig:
     clip_model: str = "priors/judge"
 
     def __post_init__(self) -> None:
-        if self.loss not in (*LOSSES, *IMAGE_LOSSES):
-            raise ValueError(f"loss: {self.loss!r} is unknown; use one of {', '.join((*LOSSES, *IMAGE_LOSSES))}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss: {self.loss!r} is unknown; use one of {', '.join(LOSSES)}")
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise ValueError(
                 f"guidance_scale: {self.guidance_scale:g} must be 0 or more (1 is no guidance); "
@@ -172,41 +179,47 @@ class GuidanceConfig:
             )
         if self.max_gradient_rms is not None and not self.max_gradient_rms > 0:
             raise ValueError(f"max_gradient_rms: {self.max_gradient_rms:g} must be positive, or null for no limit")
-        if self.shared_pass and not self.needs_estimator:
+        if self.shared_pass and not self.trains_estimator:
             raise ValueError(f"shared_pass: the loss {self.loss!r} trains no estimator; set shared_pass to false")
-        if self.one_batch and not self.needs_estimator:
-            raise ValueError(f"one_batch: the loss {self.loss!r} has one score only; set one_batch to null")
-        if self.one_batch and self.shared_pass:
-            raise ValueError(
-                "one_batch: with shared_pass the estimator's call is also its training pass, and the frozen rows would "
-                "go through its backward pass for nothing; set one of them to false"
-            )
-        if self.works_on_images and self.perp_neg.words:
+        if self.reads == "images" and self.perp_neg.words:
             raise ValueError(
                 f"perp_neg: keeps predictions of noise away from other views, and the loss {self.loss!r} has none; "
                 "set its weights to 0"
             )
 
     @property
-    def works_on_images(self) -> bool:
-        """Whether the loss looks at images through an image-text model, and needs no diffusion prior."""
-        return self.loss in IMAGE_LOSSES
+    def declaration(self) -> Loss:
+        """What the loss declares in ``guidance/losses.py``."""
+        return LOSSES[self.loss]
 
     @property
-    def needs_estimator(self) -> bool:
-        return not self.works_on_images and LOSSES[self.loss].needs_estimator
+    def reads(self) -> Literal["latents", "images"]:
+        """Latents of a diffusion prior, or images through an image-text model."""
+        return self.declaration.reads
+
+    @property
+    def trains_estimator(self) -> bool:
+        return self.declaration.trains_estimator
+
+    @property
+    def further_texts(self) -> dict[str, str]:
+        """The texts that the loss asks the frozen network with, beside the prompt's own, by name."""
+        return self.declaration.further_texts(self)
 
     @property
     def reads_negative(self) -> bool:
         """Whether the negative prompt, or no text, has a part in the loss."""
-        if self.works_on_images or self.guidance_scale != 1.0 or self.perp_neg.words:
-            return True
-        loss = LOSSES[self.loss]
-        return loss.needs_unconditional or (loss.inverts and self.inversion.guidance_scale != 1.0)
+        loss = self.declaration
+        return (
+            loss.reads == "images"
+            or self.guidance_scale != 1.0
+            or bool(self.perp_neg.words)
+            or "unconditional" in loss.uses
+            or (loss.inverts and self.inversion.guidance_scale != 1.0)
+        )
 
-    @property
-    def low_quality(self) -> str | None:
-        """The text of flaws, where the loss reads one."""
-        if self.works_on_images or not LOSSES[self.loss].needs_low_quality:
-            return None
-        return self.nfsd.low_quality
+    def frozen_model(self, prior_path: str) -> ModelSetting:
+        """The model that the loss needs: the prior at ``prior_path``, or the image-text model."""
+        if self.reads == "images":
+            return ModelSetting("guidance.clip_model", self.clip_model)
+        return ModelSetting("prior", prior_path)

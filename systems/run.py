@@ -15,12 +15,9 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from configs.runs import CHECKPOINT_FOLDER, NEWEST, RUN_FOLDER_VARIABLE, is_first_process
 from configs.schema import EARLIER_STAGE, RunConfig
-from guidance.families.flux import FluxPrior
-from guidance.families.sd3 import StableDiffusion3Prior
-from guidance.image_text import ImageTextModel, load_image_text_model
-from guidance.loading import load_prior
-from guidance.memory import device_memory, estimate_run, preflight_line
-from guidance.prior import DiffusionPrior
+from guidance.building import load_model, preset_remark
+from guidance.frozen_model import FrozenModel
+from guidance.memory import preflight
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
@@ -48,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLED = "priors"  # folder of the bundled priors in the repository
-PRESETS_OF_FLOWS = {StableDiffusion3Prior: "sd35", FluxPrior: "flux"}
 
 
 class Interrupted(Exception):
@@ -79,8 +75,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     quieten_lightning()
     with ordered_sums(chosen_device(config)):
         trainer = build_trainer(config, folder)
-        if trainer.is_global_zero and not config.guidance.works_on_images:
-            print(f"memory: {preflight(config, trainer.strategy.root_device)}", flush=True)
+        if trainer.is_global_zero:
+            announce_memory(config, trainer.strategy.root_device)
         prior = build_prior(config, trainer.strategy.root_device)
         system = system_class(config)(config, prior, build_prompts(config, prior))
         if resume is None:
@@ -179,11 +175,10 @@ def distributed_strategy() -> DDPStrategy:
     )
 
 
-def build_prior(config: RunConfig, device: torch.device) -> DiffusionPrior | ImageTextModel:
-    """The frozen model that pulls, on the device and in the precision that it will run in."""
-    if config.guidance.works_on_images:
-        return load_image_text_model(find_prior(config.guidance.clip_model, "guidance.clip_model"), device)
-    return load_prior(find_prior(config.prior.path), device, prior_dtype(config, device))
+def build_prior(config: RunConfig, device: torch.device) -> FrozenModel:
+    """The frozen model that the loss needs, on the device and in the precision that it will run in."""
+    model = config.guidance.frozen_model(config.prior.path)
+    return load_model(config.guidance, find_prior(model.path, model.field), device, prior_dtype(config, device))
 
 
 def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -195,28 +190,26 @@ def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 
 
-def preflight(config: RunConfig, device: torch.device) -> str:
-    """How much memory the guidance will need, before any of it is taken."""
-    try:
-        estimate = estimate_run(
-            find_prior(config.prior.path),
-            device,
-            prior_dtype(config, device),
-            config.prompt,
-            config.text,
-            config.guidance,
-            config.estimator,
-            config.render.views,
-        )
-    except RuntimeError as error:  # an operation that meta tensors lack is no reason to stop
-        reason = " ".join(str(error).split())
-        return f"no estimate ({reason:.100})"
-    return preflight_line(estimate, device_memory(device))
+def announce_memory(config: RunConfig, device: torch.device) -> None:
+    """Say how much memory the guidance will need, before any of it is taken."""
+    model = config.guidance.frozen_model(config.prior.path)
+    line = preflight(
+        find_prior(model.path, model.field),
+        device,
+        prior_dtype(config, device),
+        config.prompt,
+        config.text,
+        config.guidance,
+        config.estimator,
+        config.render.views,
+    )
+    if line is not None:
+        print(f"memory: {line}", flush=True)
 
 
-def build_prompts(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> PromptEmbeddings:
+def build_prompts(config: RunConfig, prior: FrozenModel) -> PromptEmbeddings:
     """The prompt's embeddings."""
-    return embed_prompt(prior, config.prompt, config.text, config.guidance.low_quality)
+    return embed_prompt(prior, config.prompt, config.text, config.guidance.further_texts)
 
 
 def find_prior(path: str, field: str = "prior") -> str:
@@ -270,9 +263,7 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def announce(
-    config: RunConfig, trainer: lightning.Trainer, prior: DiffusionPrior | ImageTextModel, system: DistillationSystem
-) -> None:
+def announce(config: RunConfig, trainer: lightning.Trainer, prior: FrozenModel, system: DistillationSystem) -> None:
     """Say what runs where."""
     if not trainer.is_global_zero:
         return
@@ -282,7 +273,7 @@ def announce(
         "scene": sum(p.numel() for p in system.scene.parameters() if p.requires_grad),
         "estimator": 0 if estimator is None else sum(p.numel() for p in estimator.parameters()),
     }
-    path = config.guidance.clip_model if config.guidance.works_on_images else config.prior.path
+    path = config.guidance.frozen_model(config.prior.path).path
     print(
         f"prior: {path} ({prior.describe()})\n"
         f"device: {device} x {trainer.world_size}, precision {trainer.precision}, torch threads "
@@ -290,20 +281,6 @@ def announce(
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )
-    remark = preset_remark(config, prior)
+    remark = preset_remark(prior, config.prior.preset, config.prior.path)
     if remark is not None:
         print(f"note: {remark}", flush=True)
-
-
-def preset_remark(config: RunConfig, prior: DiffusionPrior | ImageTextModel) -> str | None:
-    """A sentence where the model learnt a flow and the preset is for the other kind of model."""
-    if config.guidance.works_on_images or config.prior.preset in PRESETS_OF_FLOWS.values():
-        return None
-    if prior.prediction_type != "flow":
-        return None
-    fitting = next((preset for family, preset in PRESETS_OF_FLOWS.items() if isinstance(prior, family)), None)
-    remedy = f"prior={fitting} prior.path={config.prior.path} brings" if fitting else "prior=sd35 and prior=flux bring"
-    return (
-        f"this model learnt a flow, but where nothing else is stated noise range and guidance scale are those of the "
-        f"preset {config.prior.preset!r}, which are for models like Stable Diffusion 2.1; {remedy} those of a flow"
-    )

@@ -11,7 +11,7 @@ from configs.fields import flatten, leaves
 from configs.schema import STAGES
 from configs.sources import CONFIG_FOLDER, DEFAULTS_FILE, PRESET_FOLDER, config_files, preset_names, read_yaml
 from guidance.families.flow import flow_schedule
-from guidance.losses import IMAGE_LOSSES, LOSSES
+from guidance.registry import LOSSES
 from guidance.schedule import NoiseSchedule
 from renderers.config import ViewThresholds
 
@@ -48,7 +48,7 @@ def test_no_file_is_left_out():
 
 NAMES_OF_PARTS = {
     "by_stage": {*STAGES},
-    "by_loss": {*LOSSES, *IMAGE_LOSSES},
+    "by_loss": set(LOSSES),
     "by_particles": {"one", "several"},
     "by_device": {"cpu", "cuda"},
 }

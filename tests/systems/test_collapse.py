@@ -11,7 +11,7 @@ import torch
 
 from configs.resuming import MAY_CHANGE_ON_RESUME
 from configs.schema import CollapseConfig
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 from renderers.output import RenderOutput
 from systems.base import MAX_OVERFLOWS
 from systems.callbacks.collapse import CollapseDetection, measure
@@ -116,7 +116,7 @@ def test_numbers_that_are_none(value: float) -> None:
 
 def test_a_nan_in_the_gradient_stops_the_run_with_the_state_from_before(config, tmp_path, monkeypatch) -> None:
     """In the third iteration; the checkpoint is of two whole ones, and holds no NaN."""
-    scene_gradient, calls = ScoreDistillation.scene_gradient, []
+    scene_gradient, calls = ScoreDistillation.gradient, []
 
     def poisoned(self, latents, *args):
         if latents.device.type != "meta":  # the estimate of memory goes through here too
@@ -124,7 +124,7 @@ def test_a_nan_in_the_gradient_stops_the_run_with_the_state_from_before(config, 
         output = scene_gradient(self, latents, *args)
         return replace(output, gradient=output.gradient * float("nan")) if len(calls) == 3 else output
 
-    monkeypatch.setattr(ScoreDistillation, "scene_gradient", poisoned)
+    monkeypatch.setattr(ScoreDistillation, "gradient", poisoned)
     with pytest.raises(CollapseError, match=r"loss/scene is nan at iteration 2.*go on from .*000002\.ckpt") as error:
         train(config, tmp_path)
     checkpoint = load(error.value.checkpoint)

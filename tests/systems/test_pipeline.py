@@ -16,7 +16,7 @@ import launch
 import systems.run as run
 from configs.load import to_yaml
 from configs.runs import RUN_FOLDER_VARIABLE
-from guidance.vsd import GuidanceConfig
+from guidance.config import GuidanceConfig
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config
 
 STAGES = ("nerf", "geometry", "texture")

@@ -14,8 +14,8 @@ import trimesh
 from PIL import Image
 
 from configs.schema import EXPORT_FORMATS, RunConfig
+from guidance.config import GuidanceConfig
 from guidance.loading import load_prior
-from guidance.vsd import GuidanceConfig
 from systems import from_checkpoint
 from systems.collapse import CollapseError
 from systems.from_checkpoint import export
