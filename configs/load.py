@@ -37,7 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.errors import ConfigError
 from configs.fields import alternatives, field_types, kind_name, leaves, type_of
 from configs.lineage import Earlier, check_values, inherited
-from configs.schedules import value_at
+from settings.schedules import value_at
 from configs.schema import RunConfig
 from configs.sources import (
     COMMAND_LINE,

@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 
-from configs.schedules import Knots, check_knots, value_at
+from settings.schedules import Knots, check_knots, value_at
 from guidance.config import EstimatorConfig, GuidanceConfig, TextConfig
 from models.config import ImageConfig, NeRFSceneConfig, SDFFieldConfig, TextureFieldConfig
 from renderers.config import BakingConfig, CameraSampling, MeshRendererConfig, VolumeRendererConfig

@@ -24,7 +24,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.schedules import scaled, value_at
+from settings.schedules import scaled, value_at
 from configs.schema import RunConfig
 from guidance.building import build_guidance
 from guidance.clip import ClipOutput

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.schedules import scaled, value_at
+from settings.schedules import scaled, value_at
 from configs.schema import EstimatorOptimizerConfig, RunConfig, SceneOptimizerConfig
 
 
