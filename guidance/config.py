@@ -8,6 +8,7 @@ from string import Formatter
 
 from guidance.losses import ESTIMATOR_LOSSES, IMAGE_LOSSES, LOSSES
 from renderers.config import ViewThresholds
+from settings.fields import setting
 
 FLAWS = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
@@ -121,7 +122,7 @@ class EstimatorConfig:
     scale: float = 1.0  # factor on the adapters' output (peft's alpha / rank)
     camera_dropout: float = 0.1  # probability that training hides the camera
     loss: str = "velocity"  # "velocity" as in the paper, or "epsilon"
-    gradient_checkpointing: bool = False  # less memory, a second forward pass in training
+    gradient_checkpointing: bool = setting(False, change="anywhere")  # less memory, a second forward pass in training
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -150,17 +151,20 @@ class NfsdConfig:
 class GuidanceConfig:
     """Which loss, and how strongly the text counts. Noise ranges are arguments of a step."""
 
-    loss: str = "vsd"  # one of guidance.losses.LOSSES, or clip
-    guidance_scale: float = 7.5  # of the frozen score only; the paper's 7.5 for VSD, 100 for SDS; factor of clip's loss
+    loss: str = setting("vsd", state=True)  # one of guidance.losses.LOSSES, or clip
+    # Of the frozen score only; the paper's 7.5 for VSD, 100 for SDS; factor of clip's loss.
+    guidance_scale: float = setting(7.5, change="resume")
     shared_pass: bool = False  # one estimator pass for score and training: cheaper, but its noise range is the scene's
     # Both scores in one call of the network, the training pass apart; null: where the weights have half precision.
-    one_batch: bool | None = None
-    max_gradient_rms: float | None = None  # shrink a sample's gradient to this root mean square; None: never
+    one_batch: bool | None = setting(None, change="anywhere")
+    max_gradient_rms: float | None = setting(
+        None, change="resume"
+    )  # shrink a sample's gradient to this root mean square; None: never
     perp_neg: PerpNegConfig = field(default_factory=PerpNegConfig)  # views to keep away from; not for clip
     nfsd: NfsdConfig = field(default_factory=NfsdConfig)
     inversion: InversionConfig = field(default_factory=InversionConfig)  # for ism and sdi
     # For clip, and for --mode test's similarity: the bundled judge, or a folder or hub id of a CLIP of transformers.
-    clip_model: str = "priors/judge"
+    clip_model: str = setting("priors/judge", change="test")
 
     def __post_init__(self) -> None:
         if self.loss not in (*LOSSES, *IMAGE_LOSSES):
