@@ -2,97 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.fields import WHERE_IT_RUNS, flatten
+from configs.fields import flatten, run_policies
 from configs.lineage import Earlier, check_stage
 from configs.load import read_saved
-from configs.runs import (
-    CHECKPOINT_FOLDER,
-    CHECKPOINTS,
-    CONFIG_FILE,
-    checkpoints,
-    is_whole,
-    last_start,
-    newest_checkpoint,
-    prompt_folder,
-)
-from configs.schema import EARLIER_STAGE, RunConfig
+from configs.schema import STAGES, RunConfig
 from configs.sources import read_config
+from runs.checkpoint_files import checkpoints, find_checkpoint
+from runs.folder import last_start, prompt_folder, stage_folders
+from settings.fields import Change
+from systems.layout import CONFIG_FILE
 
 LAST = "last"  # --resume last
-
-#: What a resumed run may change: where it runs, how long it goes on, what it reports, and what the advice on a
-#: collapse names (``config.yaml`` keeps the command of each start). Every other field would make the result one that
-#: no configuration describes.
-MAY_CHANGE_ON_RESUME = (
-    *WHERE_IT_RUNS,
-    "iterations",
-    "logger",
-    "optimizer.lr_grid",
-    "optimizer.lr_mlp",
-    "optimizer.lr_image",
-    "optimizer.lr_geometry",
-    "optimizer.clip_norm",
-    "estimator_optimizer.lr",
-    "regularizers.entropy",
-    "regularizers.sparsity",
-    "guidance.guidance_scale",
-    "guidance.max_gradient_rms",
-    "trainer.precision",
-    "collapse.enabled",
-    "collapse.patience",
-    "output.preview_every",
-    "output.diagnostics_every",
-    "output.checkpoint_every",
-    "output.checkpoint_minutes",
-    "output.keep_checkpoints",
-    "output.turntable_frames",
-    "output.turntable_size",
-    "output.turntable_elevation_deg",
-    "output.mesh_resolution",
-    "output.mesh_level",
-    "export.formats",
-    "export.texture_size",
-    "export.faces",
-    "export.floater_share",
-    "export.meters_per_unit",
-)
-
-#: What ``--mode test`` may change beyond that: what it measures by, and the size of the views that it draws.
-MAY_CHANGE_FOR_TEST = ("guidance.clip_model", "render.size")
-
-
-def find_checkpoint(option: str, place: Path) -> tuple[Path, Path]:
-    """The run's folder and the checkpoint that a path names: a checkpoint, or a run's folder and its newest.
-
-    Raises:
-        ConfigError: no such path, no checkpoint in it, not a run's, or cut off.
-    """
-    if place.is_dir():
-        checkpoint = newest_checkpoint(place)
-        if checkpoint is None:
-            raise ConfigError(
-                f"{option}: {place} holds no {CHECKPOINT_FOLDER}/{CHECKPOINTS}; give a checkpoint or the folder of a "
-                "run, such as outputs/vsd-nerf/a-red-mug/2025-01-31_12-00-00"
-            )
-        folder = place
-    elif place.is_file():
-        folder, checkpoint = place.absolute().parent.parent, place
-    else:
-        raise ConfigError(f"{option}: {place} does not exist; give a checkpoint, or the folder of a run")
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(
-            f"{option}: {checkpoint} belongs to no run: {folder / CONFIG_FILE} is missing; "
-            f"keep checkpoints in the {CHECKPOINT_FOLDER} folder of their run"
-        )
-    if not is_whole(checkpoint):
-        others = [str(path) for path in checkpoints(folder) if not path.samefile(checkpoint)]
-        remedy = f"use another: {', '.join(others)}" if others else "the run has no other; start it again"
-        raise ConfigError(f"{option}: {checkpoint} is no whole checkpoint: it is cut off or damaged; {remedy}")
-    return folder, checkpoint
 
 
 def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -> Earlier | None:
@@ -110,9 +33,9 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
     if not isinstance(place, str | None):
         raise ConfigError(f"source: {place!r} in {path} is not a path; put it in quotes")
     if place is None:
-        if stage in EARLIER_STAGE and required:
+        if STAGES.get(stage) is not None and required:
             raise ConfigError(
-                f"source: the stage {stage!r} goes on from a run of the stage {EARLIER_STAGE[stage]!r}; name one: "
+                f"source: the stage {stage!r} goes on from a run of the stage {STAGES[stage]!r}; name one: "
                 "from=RUN, its folder or one of its checkpoints"
             )
         return None
@@ -124,19 +47,23 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
 
 def find_last(config: RunConfig) -> Path:
     """The folder of the run that was started or resumed last, among those of a configuration and prompt that have a
-    checkpoint.
+    checkpoint. For a pipeline, ``config.name`` is the pipeline's.
 
     Raises:
         ConfigError: there is none.
     """
     parent = prompt_folder(config)
-    runs = [folder for folder in parent.iterdir() if checkpoints(folder)] if parent.is_dir() else []
-    if not runs:
+    begun = {}
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        parts = stage_folders(folder) or [folder]
+        if any(checkpoints(part) for part in parts):
+            begun[folder] = max(last_start(part) for part in parts), folder.name
+    if not begun:
         raise ConfigError(
             f"--resume {LAST}: no run with a checkpoint in {parent}; check configuration and prompt, "
             "or start a run without --resume"
         )
-    return max(runs, key=last_start)
+    return max(begun, key=lambda folder: begun[folder])
 
 
 def check_same_name(option: str, folder: Path, saved: RunConfig, asked: RunConfig) -> None:
@@ -161,12 +88,12 @@ def check_changes(option: str, folder: Path, saved: RunConfig, wanted: RunConfig
     """Refuse to go on with a run, or to test or export it, under another configuration.
 
     Raises:
-        ConfigError: a field differs that is not in ``MAY_CHANGE_ON_RESUME``, nor for the mode ``test`` in
-            ``MAY_CHANGE_FOR_TEST``.
+        ConfigError: a field differs whose policy doesn't allow that.
     """
-    may_change = (*MAY_CHANGE_ON_RESUME, *(MAY_CHANGE_FOR_TEST if mode == "test" else ()))
-    lines = differences(saved, wanted, may_change)
+    by: Change = "test" if mode == "test" else "resume"
+    lines = differences(saved, wanted, by)
     if lines:
+        may_change = [key for key, policy in run_policies().items() if policy.may_change(by)]
         raise ConfigError(
             f"{option}: the run in {folder} was started with another configuration\n"
             + "\n".join(lines)
@@ -174,8 +101,11 @@ def check_changes(option: str, folder: Path, saved: RunConfig, wanted: RunConfig
         )
 
 
-def differences(saved: RunConfig, wanted: RunConfig, may_differ: Sequence[str]) -> list[str]:
-    """A line for each field that differs, but for those that may."""
+def differences(saved: RunConfig, wanted: RunConfig, by: Change) -> list[str]:
+    """A line for each field that differs, but for those that ``by`` may change."""
     before, after = flatten(saved), flatten(wanted)
-    changed = [key for key in before if before[key] != after[key] and key not in may_differ]
-    return [f"{key}: {before[key]!r} in the run, {after[key]!r} asked for" for key in changed]
+    return [
+        f"{key}: {before[key]!r} in the run, {after[key]!r} asked for"
+        for key, policy in run_policies().items()
+        if before[key] != after[key] and not policy.may_change(by)
+    ]

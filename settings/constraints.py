@@ -18,7 +18,13 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Channels = tuple[PositiveInt, ...]  # of each hidden layer
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Momentum, Momentum]  # of Adam
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+FolderName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="a folder name of letters, digits, dots, dashes and underscores",
+    ),
+]
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:

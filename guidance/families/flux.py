@@ -49,6 +49,8 @@ EMBEDDED_GUIDANCE = 3.5
 class FluxPrior(LatentDiffusionPrior):
     """The family's text-to-image models, from a folder or the hub."""
 
+    preset = "flux"  # file of configs/prior that fits the family
+
     @classmethod
     def load(cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FluxPrior:
         """All parts except the text encoders, which are loaded when a prompt comes.

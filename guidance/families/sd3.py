@@ -34,6 +34,8 @@ T5_TOKENS = 256  # diffusers' default, the longer of the two in training
 class StableDiffusion3Prior(LatentDiffusionPrior):
     """The family's text-to-image models, from a folder or the hub."""
 
+    preset = "sd35"  # file of configs/prior that fits the family
+
     @classmethod
     def load(
         cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype

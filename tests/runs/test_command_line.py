@@ -13,8 +13,8 @@ import torch
 
 import launch
 from configs.load import to_yaml
-from configs.runs import RUN_FOLDER_VARIABLE
 from configs.sources import CONFIG_FOLDER
+from runs.processes import RUN_FOLDER_VARIABLE
 from systems.checkpoints import FORMAT
 from tests.systems.tiny_runs import load, tiny_config
 from tests.test_launch import files

@@ -7,11 +7,11 @@ import string
 import zipfile
 
 import pytest
+from configs.runs import SLUG_LENGTH, create_run_folder, slug, write_config
 
 from configs import resuming, runs
 from configs.errors import ConfigError
 from configs.load import load_saved
-from configs.runs import SLUG_LENGTH, create_run_folder, slug, write_config
 from configs.schema import OutputConfig, RunConfig
 
 

@@ -10,8 +10,8 @@ import yaml
 import launch
 from configs import pipeline
 from configs.load import load_config, load_saved
-from configs.runs import write_config
 from configs.sources import CONFIG_FOLDER, pipeline_files
+from runs.folder import write_config
 from tests.test_launch import (  # noqa: F401
     environment,
     files,

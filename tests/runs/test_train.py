@@ -17,10 +17,11 @@ import trimesh
 from lightning import Callback
 from PIL import Image
 
-import systems.run as run
 from configs.schema import PriorConfig
 from guidance.loading import load_prior
-from systems import from_checkpoint, reports
+from runs import from_checkpoint, frozen_model
+from runs import train as run
+from systems import reports
 from systems.callbacks.results import turntable
 from systems.nerf import NeRFParticles, NeRFSystem
 from systems.pictures import write_video

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from configs.resuming import MAY_CHANGE_ON_RESUME
+
 from configs.schema import CollapseConfig
 from guidance.vsd import ScoreDistillation
 from renderers.output import RenderOutput
+from runs.train import train
 from systems.base import MAX_OVERFLOWS
 from systems.callbacks.collapse import CollapseDetection, measure
 from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite
 from systems.nerf import NeRFParticles, NeRFSystem
-from systems.run import train
 from systems.stages import SYSTEMS
 from tests.systems.tiny_runs import load, with_output
 

@@ -16,12 +16,13 @@ from PIL import Image
 from configs.schema import EXPORT_FORMATS, RunConfig
 from guidance.loading import load_prior
 from guidance.vsd import GuidanceConfig
-from systems import from_checkpoint
+from runs import from_checkpoint
+from runs.from_checkpoint import export
+from runs.frozen_model import build_prompts
+from runs.train import train
 from systems.collapse import CollapseError
-from systems.from_checkpoint import export
 from systems.geometry import GeometryParticles
 from systems.nerf import NeRFParticles
-from systems.run import build_prompts, train
 from systems.scenes import restore
 from systems.stages import system_class
 from systems.texture import TextureParticles, random_points
