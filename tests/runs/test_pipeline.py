@@ -15,7 +15,6 @@ from lightning import Callback
 import launch
 from configs.load import to_yaml
 from guidance.vsd import GuidanceConfig
-from runs import frozen_model
 from runs import train as run
 from runs.processes import RUN_FOLDER_VARIABLE
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config

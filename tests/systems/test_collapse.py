@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from configs.resuming import MAY_CHANGE_ON_RESUME
 
+from configs.fields import run_policies
 from configs.schema import CollapseConfig
 from guidance.vsd import ScoreDistillation
 from renderers.output import RenderOutput
@@ -93,7 +93,7 @@ def test_advice_can_be_followed(system) -> None:
     assert symptoms <= system.advice.keys()
     for text in system.advice.values():
         for field in re.findall(r"[a-z_]+\.[a-z_]+", text.partition("(a new run)")[0]):
-            assert field in MAY_CHANGE_ON_RESUME
+            assert run_policies()[field].may_change("resume")
             section, name = field.split(".")
             assert section != "regularizers" or name in system.regularizers
 
@@ -187,4 +187,4 @@ def test_overflows_on_the_way_to_a_loss_scale_are_no_collapse(system) -> None:
 
 def test_advice_on_overflows_can_be_followed() -> None:
     fields = re.findall(r"[a-z_]+\.[a-z_]+", OVERFLOW_ADVICE)
-    assert len(fields) == 3 and set(fields) <= set(MAY_CHANGE_ON_RESUME)
+    assert len(fields) == 3 and all(run_policies()[field].may_change("resume") for field in fields)

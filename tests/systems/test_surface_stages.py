@@ -240,7 +240,7 @@ def start(config: RunConfig, folder: Path) -> None:
 
 def test_a_source_is_needed_and_must_be_of_the_stage_before(runs, tmp_path, monkeypatch) -> None:
     """And it is told before the prior is loaded."""
-    monkeypatch.setattr("systems.run.build_prior", lambda *_: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("runs.train.build_prior", lambda *_: pytest.fail("the prior was loaded"))
     geometry, texture = runs["geometry"][0], runs["texture"][0]
     with pytest.raises(ValueError, match=r"the stage 'geometry' goes on from a run of the stage 'nerf'.*from=RUN"):
         start(replace(geometry, source=None), tmp_path)
