@@ -10,7 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from guidance.config import ESTIMATOR_LOSSES
+from guidance.config import EstimatorLoss
 from guidance.schedule import Latents, Levels, Prediction
 
 Scalar = Float[Tensor, ""]
@@ -41,7 +41,7 @@ def as_loss(latents: Latents, gradient: Latents) -> Scalar:
     return gradient.detach().square().sum() / (2 * batch) + (pull - pull.detach())
 
 
-def estimator_loss(prediction: Prediction, x_0: Latents, noise: Latents, kind: str = "velocity") -> Scalar:
+def estimator_loss(prediction: Prediction, x_0: Latents, noise: Latents, kind: EstimatorLoss = "velocity") -> Scalar:
     """Mean squared error of eps_phi (ProlificDreamer's eq. 8), weighted as an error of v or of eps.
 
     The paper trains eps_phi by v-prediction. A network that predicts eps can do that without a change
@@ -54,12 +54,7 @@ def estimator_loss(prediction: Prediction, x_0: Latents, noise: Latents, kind: s
     error of an eps network by alpha^2 and leaves that of v and flow networks as it is. Without this
     weight, errors of x_0 at high noise, such as a wrong overall colour, hardly count: they are what
     makes colours drift once high noise levels are no longer visited.
-
-    Raises:
-        ValueError: an unknown ``kind``.
     """
-    if kind not in ESTIMATOR_LOSSES:
-        raise ValueError(f"estimator loss: {kind!r} is unknown; use one of {', '.join(ESTIMATOR_LOSSES)}")
     error = prediction.output - prediction.target(x_0, noise)
     if kind == "velocity" and prediction.prediction_type == "epsilon":
         error = error / prediction.alpha

@@ -18,13 +18,14 @@ from models.mlp import MLP
 class TextureField(nn.Module):
     """Colours at points in scene units; grey at first."""
 
-    def __init__(self, config: TextureFieldConfig, generator: torch.Generator) -> None:
+    def __init__(self, config: TextureFieldConfig, radius: float, generator: torch.Generator) -> None:
+        """Make a field in the cube [-radius, radius]^3, scene units."""
         super().__init__()
-        self.config = config
+        self.radius = radius
         self.grid = HashGrid(config.grid, generator)
         self.mlp = MLP([self.grid.channels, *config.hidden, 3], generator)
 
     def forward(self, points: Float[Tensor, "n 3"], active_levels: float | None = None) -> Float[Tensor, "n 3"]:
         """sRGB in [0, 1]; ``active_levels`` as in `HashGrid.forward`."""
-        unit = points.float() / (2 * self.config.radius) + 0.5
+        unit = points.float() / (2 * self.radius) + 0.5
         return torch.sigmoid(self.mlp(self.grid(unit.clamp(0, 1), active_levels)).float())

@@ -31,7 +31,8 @@ import pydantic
 
 #: What may change a field once a run has begun. Each word includes the ones before it.
 #: never: nothing. test: ``--mode test``. resume: a resumed run, too. anywhere: it says where and how the run is
-#: computed, not what; any run that goes on from this one may differ, a later stage too.
+#: computed, not what; any run that goes on from this one may differ, a later stage too. So such a field is neither
+#: inherited nor a part of the state, even where its section is.
 Change = Literal["never", "test", "resume", "anywhere"]
 CHANGES: tuple[Change, ...] = ("never", "test", "resume", "anywhere")
 #: What a stage takes from the run that it goes on from. no: nothing. default: the value, unless a file or the command
@@ -112,5 +113,5 @@ def policies(section: type, prefix: str = "", outer: Policy = Policy()) -> dict[
         if dataclasses.is_dataclass(hints[field.name]):
             found |= policies(hints[field.name], f"{key}.", policy)
         else:
-            found[key] = policy
+            found[key] = Policy("anywhere") if policy.change == "anywhere" else policy
     return found

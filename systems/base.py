@@ -24,7 +24,6 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.schedules import scaled, value_at
 from configs.schema import RunConfig
 from guidance.building import build_guidance
 from guidance.frozen_model import FrozenModel
@@ -34,6 +33,7 @@ from guidance.prompts import PromptEmbeddings
 from guidance.schedule import Latents
 from renderers.cameras import Cameras, sample_cameras
 from renderers.output import RenderOutput
+from settings.schedules import scaled, value_at
 from systems import optimizers
 from systems.checkpoints import run_metadata
 from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite

@@ -40,7 +40,7 @@ class GeometryParticles(MeshScenes):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.particles = SDFField.several(config.surface.field, config.particles)
+        self.particles = SDFField.several(config.surface.field, config.scene.field.radius, config.particles)
         self.originals = Particles(config.scene, config.particles, config.seed).requires_grad_(False)
 
     def begin(self, folder: Path | None) -> None:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.schedules import scaled, value_at
 from configs.schema import EstimatorOptimizerConfig, RunConfig, SceneOptimizerConfig
+from settings.schedules import scaled, value_at
 
 
 def scene_optimizer(scene: nn.Module, config: SceneOptimizerConfig, fused: bool) -> torch.optim.Adam:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from configs.runs import SUMMARY
 from configs.schema import RunConfig
-from configs.versions import versions
 from renderers.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
 from systems.curves import draw, read_logs
 from systems.export import numbered, write_models
+from systems.layout import SUMMARY
 from systems.loggers import log_image, log_mesh, log_video
 from systems.pictures import column, read_png, row, write_png, write_video
 from systems.scenes import Scenes, orbit
+from systems.versions import versions
 
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
 SHEET_COLUMNS = 8  # pictures side by side

@@ -152,12 +152,6 @@ def test_the_estimator_loss_means_the_same_for_epsilon_and_v_networks(kind: str)
     torch.testing.assert_close(said_in_v, direct.square().mean())
 
 
-def test_an_unknown_estimator_loss_is_named() -> None:
-    x = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(ValueError, match="'vv' is unknown; use one of velocity, epsilon"):
-        gradients.estimator_loss(Prediction(x, "epsilon", x, x + 1, x), x, x, "vv")
-
-
 # Claim 3, on a line: p_0 is a mixture of two Gaussians, the "renders" are 64 particles.
 MODES, SPREAD, PARTICLES = 1.5, 0.30, 64
 

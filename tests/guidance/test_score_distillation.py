@@ -197,10 +197,10 @@ def test_clipping_bounds_what_is_handed_out_and_not_what_is_reported(epsilon_pri
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"loss": "vds"}, "loss: 'vds' is unknown; use one of vsd, sds, csd"),
-        ({"guidance_scale": -1.0}, "guidance_scale: -1 must be 0 or more"),
-        ({"guidance_scale": float("nan")}, "guidance_scale: nan must be 0 or more"),
-        ({"max_gradient_rms": 0.0}, "max_gradient_rms: 0 must be positive"),
+        ({"loss": "vds"}, "loss\n.* must be one of vsd, sds, csd"),
+        ({"guidance_scale": -1.0}, "guidance_scale\n.* greater than or equal to 0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale\n.* finite number"),
+        ({"max_gradient_rms": 0.0}, "max_gradient_rms\n.* greater than 0"),
         ({"loss": "sds", "shared_pass": True}, "shared_pass: the loss 'sds' trains no estimator"),
     ],
 )

@@ -12,12 +12,13 @@ import torch
 from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
 from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
 from guidance.score_distillation import ScoreDistillation
+from runs.frozen_model import build_prompts
+from runs.train import build_trainer, quieten_lightning, train
 from systems.backgrounds import training_background
 from systems.base import DistillationSystem
 from systems.data import IterationData, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
-from systems.run import build_prompts, build_trainer, quieten_lightning, train
 from systems.scenes import orbit
 from systems.seeding import Purpose, pick_particle, stream
 from tests.guidance.steps import LATENT_LOSSES

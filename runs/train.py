@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from configs.runs import CHECKPOINT_FOLDER, NEWEST, RUN_FOLDER_VARIABLE, is_first_process
-from configs.schema import EARLIER_STAGE, RunConfig
-from guidance.building import load_model, preset_remark
+from configs.load import find_device
+from configs.schema import STAGES, RunConfig
+from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
-from guidance.memory import preflight
-from guidance.prompts import PromptEmbeddings, embed_prompt
+from runs.devices import chosen_precision, ordered_sums, use_threads
+from runs.frozen_model import build_prior, build_prompts, memory_line
+from runs.processes import agreed_folder
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
@@ -37,14 +36,10 @@ from systems.checkpoints import (
     read_metadata,
 )
 from systems.data import IterationData
+from systems.layout import newest_path
 from systems.loggers import build_loggers, close_loggers, log_interval
 from systems.source import check_source
 from systems.stages import system_class
-
-logger = logging.getLogger(__name__)
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-BUNDLED = "priors"  # folder of the bundled priors in the repository
 
 
 class Interrupted(Exception):
@@ -68,24 +63,24 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     folder = agreed_folder(Path(folder))
     if resume is not None:
         check_same_run(resume, read_metadata(resume), config)
-    elif config.stage in EARLIER_STAGE:
+    elif STAGES[config.stage] is not None:
         check_source(config)  # before anything large is loaded
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    use_threads(config.trainer)
     quieten_lightning()
-    with ordered_sums(chosen_device(config)):
+    with ordered_sums(find_device(config.trainer.accelerator)):
         trainer = build_trainer(config, folder)
-        if trainer.is_global_zero:
-            announce_memory(config, trainer.strategy.root_device)
+        needed = memory_line(config, trainer.strategy.root_device) if trainer.is_global_zero else None
+        if needed is not None:
+            print(f"memory: {needed}", flush=True)
         prior = build_prior(config, trainer.strategy.root_device)
         system = system_class(config)(config, prior, build_prompts(config, prior))
         if resume is None:
             system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
-        announce(config, trainer, prior, system)
-        finished = resume is not None and is_finished(system, resume)
+        print_setup(config, trainer, prior, system)
+        only_results_left = resume is not None and is_at_the_end(system, resume)
         if begun is not None and trainer.is_global_zero:
             begun()
-        if finished:
+        if only_results_left:
             if trainer.is_global_zero:
                 checkpoint = read_checkpoint(resume)
                 system.load_state_dict(checkpoint["state_dict"])
@@ -96,30 +91,11 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     close_loggers(config)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping or interruption.received is not None:  # also while the results were written
-        last = folder / CHECKPOINT_FOLDER / NEWEST
-        raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {last}")
+        raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {newest_path(folder)}")
     return folder
 
 
-@contextmanager
-def ordered_sums(device: str) -> Iterator[None]:
-    """Within the block sums on a CPU don't depend on the order of threads.
-
-    Else these add up the gradients of shared vertices in whatever order, and a resumed run differs from one without
-    a break. (On CUDA it would cost speed, and not every operation has such a form.)
-    """
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    if device == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a check for bugs, which costs time
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
-def is_finished(system: DistillationSystem, checkpoint: Path) -> bool:
+def is_at_the_end(system: DistillationSystem, checkpoint: Path) -> bool:
     """Whether nothing but the results is left to do.
 
     Raises:
@@ -150,10 +126,10 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         Checkpoints(config.output, folder, interruption, detection),
     ]
     return lightning.Trainer(
-        accelerator=chosen_device(config),
+        accelerator=find_device(config.trainer.accelerator),
         devices=config.trainer.devices,
         strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
-        precision=chosen_precision(config),
+        precision=chosen_precision(config.trainer),
         max_epochs=1,
         logger=build_loggers(config, folder),
         callbacks=callbacks,
@@ -175,87 +151,6 @@ def distributed_strategy() -> DDPStrategy:
     )
 
 
-def build_prior(config: RunConfig, device: torch.device) -> FrozenModel:
-    """The frozen model that the loss needs, on the device and in the precision that it will run in."""
-    model = config.guidance.frozen_model(config.prior.path)
-    return load_model(config.guidance, find_prior(model.path, model.field), device, prior_dtype(config, device))
-
-
-def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
-    """The number format of the frozen weights."""
-    wanted = config.prior.precision
-    if wanted == "auto":
-        on_cuda = "fp16" if chosen_precision(config) == "16-mixed" else "bf16"
-        wanted = on_cuda if device.type == "cuda" else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
-
-
-def announce_memory(config: RunConfig, device: torch.device) -> None:
-    """Say how much memory the guidance will need, before any of it is taken."""
-    model = config.guidance.frozen_model(config.prior.path)
-    line = preflight(
-        find_prior(model.path, model.field),
-        device,
-        prior_dtype(config, device),
-        config.prompt,
-        config.text,
-        config.guidance,
-        config.estimator,
-        config.render.views,
-    )
-    if line is not None:
-        print(f"memory: {line}", flush=True)
-
-
-def build_prompts(config: RunConfig, prior: FrozenModel) -> PromptEmbeddings:
-    """The prompt's embeddings."""
-    return embed_prompt(prior, config.prompt, config.text, config.guidance.further_texts)
-
-
-def find_prior(path: str, field: str = "prior") -> str:
-    """The path itself, or for a bundled model the one in the repository; hub ids pass through.
-
-    Raises:
-        FileNotFoundError: a bundled model that is not there, which would otherwise be taken for a hub id.
-    """
-    if Path(path).expanduser().is_dir() or Path(path).parts[:1] != (BUNDLED,):
-        return path
-    bundled = REPOSITORY / path
-    if not bundled.is_dir():
-        found = sorted(sums.parent.name for sums in (REPOSITORY / BUNDLED).glob("*/checksums.json"))
-        raise FileNotFoundError(
-            f"{field}: {path!r} is neither in the current folder nor in {REPOSITORY}; bundled are "
-            f"{', '.join(found) or 'none'}; give one of them, a model's folder or a hub id"
-        )
-    return str(bundled)
-
-
-def chosen_device(config: RunConfig) -> str:
-    """The type of device to run on."""
-    if config.trainer.accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.trainer.accelerator
-
-
-def chosen_precision(config: RunConfig) -> str:
-    """Lightning's name of the number format: on CUDA bfloat16, or fp16 on GPUs older than that (Turing, Volta)."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision
-    if chosen_device(config) != "cuda":
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def agreed_folder(folder: Path) -> Path:
-    """The folder of the first process, also in those that Lightning starts by the same command.
-
-    Their own choice may differ: folders are named by date and time.
-    """
-    if is_first_process():
-        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
-    return Path(os.environ.get(RUN_FOLDER_VARIABLE, folder))
-
-
 def quieten_lightning() -> None:
     """Drop Lightning's remarks on what this project does on purpose, and its advertisements; warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -263,8 +158,8 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def announce(config: RunConfig, trainer: lightning.Trainer, prior: FrozenModel, system: DistillationSystem) -> None:
-    """Say what runs where."""
+def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenModel, system: DistillationSystem) -> None:
+    """Say what runs where: the model, the device, the number of trained parameters."""
     if not trainer.is_global_zero:
         return
     device = trainer.strategy.root_device
