@@ -66,6 +66,9 @@ def test_poles_are_rejected():
         cameras(0, 90)
 
 
+QUADRANTS = ViewThresholds(front_deg=45.0, back_deg=45.0, overhead_deg=60.0, bottom_deg=-5.0)
+
+
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "word"),
     [
@@ -83,13 +86,13 @@ def test_poles_are_rejected():
     ],
 )
 def test_view_words(azimuth, elevation, word):
-    index = view_index(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)]))
+    index = view_index(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)]), QUADRANTS)
     assert VIEW_WORDS[index.item()] == word
 
 
 def test_view_thresholds_move_the_words():
     azimuth, level = torch.tensor([40.0]), torch.zeros(1)
-    assert VIEW_WORDS[view_index(azimuth, level).item()] == "front"
+    assert VIEW_WORDS[view_index(azimuth, level, QUADRANTS).item()] == "front"
     assert VIEW_WORDS[view_index(azimuth, level, ViewThresholds(front_deg=30, back_deg=30)).item()] == "side"
 
 
