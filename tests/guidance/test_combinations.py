@@ -203,7 +203,7 @@ def guided_noise(prior: DiffusionPrior, x_t, t, texts, scale: float) -> torch.Te
 def test_what_does_not_go_together_is_refused(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GuidanceConfig(**config)
-    with pytest.raises(ValueError, match="nearly_clean\n.* less than or equal to 1"):
+    with pytest.raises(ValueError, match=r"nearly_clean\n.* less than or equal to 1"):
         NfsdConfig(nearly_clean=2.0)
 
 
@@ -224,7 +224,7 @@ def toy_loss():
     """A loss from outside of the package: one function with its declaration."""
 
     @distillation_loss(
-        "toy", uses=("unconditional",), texts={"flaws": "a blue chair", "of_config": _negative_of_config}
+        "toy", uses=("unconditional",), texts={"flaws": "a blue chair", "other": lambda config: config.nfsd.low_quality}
     )
     def toy(p: Predictions, config: GuidanceConfig) -> torch.Tensor:
         return p["unconditional"] + 2 * p["flaws"] - p["other"]

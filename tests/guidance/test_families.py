@@ -23,6 +23,7 @@ from guidance.frozen_model import TextEmbeddings
 from guidance.loading import load_prior
 from guidance.prompts import embed_prompt
 from guidance.score_distillation import ScoreDistillation, draw_noise
+from tests.guidance.steps import noise_pred
 from tests.tiny_priors import LATENT_CHANNELS, save_tiny_flux, save_tiny_sd3, save_tiny_sdxl
 
 CLASSES = {"sdxl": StableDiffusionXLPrior, "sd3": StableDiffusion3Prior, "flux": FluxPrior}
@@ -261,7 +262,7 @@ def test_a_model_without_embedded_guidance(tmp_path, epsilon_prior) -> None:
     for without in (prior, epsilon_prior):
         with pytest.raises(ValueError, match=r"embedded_guidance: 2 was given, but this model has no such input"):
             embed_prompt(without, "a red mug", TextConfig(embedded_guidance=2.0))
-    with pytest.raises(ValueError, match="embedded_guidance\n.* greater than or equal to 0"):
+    with pytest.raises(ValueError, match=r"embedded_guidance\n.* greater than or equal to 0"):
         TextConfig(embedded_guidance=-1.0)
 
 

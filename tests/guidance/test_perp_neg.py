@@ -82,5 +82,5 @@ def test_the_cameras_own_word_is_never_avoided() -> None:
 def test_the_configuration_has_a_weight_for_every_view_word() -> None:
     assert tuple(field.name for field in fields(PerpNegConfig)) == VIEW_WORDS
     assert PerpNegConfig().words == () and PerpNegConfig(side=0.5, bottom=1.0).words == ("side", "bottom")
-    with pytest.raises(ValueError, match="front\n.* greater than or equal to 0"):
+    with pytest.raises(ValueError, match=r"front\n.* greater than or equal to 0"):
         PerpNegConfig(front=-1.0)

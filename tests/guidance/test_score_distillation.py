@@ -11,6 +11,7 @@ from guidance import gradients
 from guidance.config import GuidanceConfig
 from guidance.prompts import embed_prompt
 from guidance.score_distillation import ScoreDistillation, draw_noise
+from tests.guidance.steps import RANGE, draws, guidance_of, latents_of, noise_pred, seeded
 
 
 def test_vsd_begins_as_the_guidance_term(prior, prompts, cameras) -> None:
