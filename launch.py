@@ -175,8 +175,9 @@ def carry_out(plan: Plan) -> int:
     """Do what was planned; a collapse and an interruption after a whole iteration are results too."""
     import torch
 
-    from systems import from_checkpoint, reports, run
+    from systems import from_checkpoint, run
     from systems.collapse import CollapseError
+    from systems.outputs import reports
 
     config = plan.config
     if config.trainer.accelerator == "cpu" and config.trainer.threads is not None:
@@ -207,7 +208,7 @@ def report_training(plan: Plan) -> int:
     """Say what a finished run has left, once for all processes; a missing surface has a status of its own."""
     from configs.pipeline import stage_folders
     from configs.runs import is_first_process
-    from systems import reports
+    from systems.outputs import reports
 
     if not is_first_process():  # Lightning ends all processes where one of these has a status other than 0
         return DONE

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.judged_runs import JudgedRun, attributes_of, judge_run
 from benchmarks.text_to_3d import (
     FIRST_STAGE,
     at_a_time,
@@ -41,7 +42,6 @@ from configs.runs import CONFIG_FILE
 from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
 from evaluation.gltf_validator import GltfValidator
 from evaluation.image_metrics import frechet_distance, nearest_distance
-from evaluation.judged_runs import JudgedRun, attributes_of, judge_run
 from evaluation.shape_metrics import ShapeScore, shape_score
 from models.mesh import Mesh
 from priors.evaluate import contact_sheet

@@ -21,7 +21,7 @@ from configs.errors import ConfigError
 from configs.load import to_yaml
 from configs.schema import RunConfig
 from configs.versions import versions
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 
 CONFIG_FILE = "config.yaml"
 CHECKPOINT_FOLDER = "checkpoints"

@@ -13,7 +13,7 @@ from torch import nn
 
 from models.background import Background
 from models.config import NeRFSceneConfig
-from models.radiance_field import RadianceField
+from models.fields import RadianceField
 
 
 class NeRFScene(nn.Module):

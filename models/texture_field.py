@@ -1,6 +1,6 @@
 """Texture field of stage 3: hash grid -> small MLP -> colour, asked at points of a surface that stays as it is.
 
-Colour is sigmoid(network), sRGB, and does not depend on the view, as in `models.radiance_field`. The field
+Colour is sigmoid(network), sRGB, and does not depend on the view, as in `models.fields`. The field
 fills the cube [-radius, radius]^3 in scene units; outside it repeats its border values.
 """
 

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from files.whole_files import whole_file
 from models.mesh import Mesh, TexturedMesh
-from renderers.whole_files import whole_file
 
 MATERIAL = "surface"
 

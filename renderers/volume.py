@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.radiance_field import FieldSamples
+from models.fields import FieldSamples
 from renderers.cameras import Cameras, camera_rays
 from renderers.compositing import accumulate, blend_background, render_weights
 from renderers.config import VolumeRendererConfig

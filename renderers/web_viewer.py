@@ -16,9 +16,9 @@ import html
 import os
 from pathlib import Path
 
+from files.whole_files import whole_file
 from models.mesh import TexturedMesh
 from renderers.textured_export import textured_glb
-from renderers.whole_files import whole_file
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 

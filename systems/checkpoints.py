@@ -22,7 +22,7 @@ from torch import nn
 from configs.fields import WHERE_IT_RUNS
 from configs.schema import RunConfig
 from configs.versions import versions
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
 

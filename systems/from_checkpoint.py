@@ -10,8 +10,8 @@ from guidance.image_text import ImageTextModel, load_image_text_model
 from systems.callbacks.collapse import measure
 from systems.callbacks.results import write_json, write_turntables
 from systems.checkpoints import check_same_run, read_metadata
-from systems.export import write_models
-from systems.pictures import write_png
+from systems.outputs.export import write_models
+from systems.outputs.pictures import write_png
 from systems.run import chosen_device, find_prior
 from systems.scenes import Scenes, orbit, restore
 from systems.stages import system_class

@@ -26,7 +26,7 @@ from systems.level_picture import level_picture
 from systems.mesh_level import RayExtremes, silhouette_level
 from systems.mesh_scenes import MeshScenes, MeshSystem, rendered
 from systems.nerf import NeRFParticles
-from systems.pictures import Picture, column, write_png
+from systems.outputs.pictures import Picture, column, write_png
 from systems.scenes import Surface, orbit
 from systems.source import load_source
 

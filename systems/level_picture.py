@@ -6,7 +6,7 @@ import io
 
 from renderers.output import RenderOutput
 from systems.mesh_level import RayExtremes, silhouette_overlaps
-from systems.pictures import Picture, column, read_png, row
+from systems.outputs.pictures import Picture, column, read_png, row
 
 
 def level_picture(views: RenderOutput, surface: RenderOutput, rays: RayExtremes, level: float, caption: str) -> Picture:

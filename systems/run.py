@@ -40,7 +40,7 @@ from systems.checkpoints import (
     read_metadata,
 )
 from systems.data import IterationData
-from systems.loggers import build_loggers, close_loggers, log_interval
+from systems.outputs.loggers import build_loggers, close_loggers, log_interval
 from systems.source import check_source
 from systems.stages import system_class
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from configs.runs import NEWEST
 from configs.schema import OutputConfig
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.interruption import Interruption

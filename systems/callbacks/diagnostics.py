@@ -18,8 +18,8 @@ from guidance.sampling import sample_estimator, sample_prior
 from guidance.vsd import draw_noise
 from renderers.cameras import Cameras
 from systems.base import DistillationSystem
-from systems.loggers import log_image
-from systems.pictures import Picture, column, row, write_png
+from systems.outputs.loggers import log_image
+from systems.outputs.pictures import Picture, column, row, write_png
 from systems.scenes import orbit
 from systems.seeding import Purpose, stream
 

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 
 from systems.base import DistillationSystem
-from systems.loggers import log_interval
+from systems.outputs.loggers import log_interval
 
 
 class Performance(Callback):

@@ -8,8 +8,8 @@ from lightning import Callback, Trainer
 
 from configs.schema import RunConfig
 from systems.base import DistillationSystem
-from systems.loggers import log_image
-from systems.pictures import Picture, column, render_strip, row, write_png
+from systems.outputs.loggers import log_image
+from systems.outputs.pictures import Picture, column, render_strip, row, write_png
 from systems.scenes import Scenes, orbit
 
 VIEWS = 2  # front and back: a second face would show

@@ -13,13 +13,13 @@ from lightning import Callback, Trainer
 from configs.runs import SUMMARY
 from configs.schema import RunConfig
 from configs.versions import versions
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
-from systems.curves import draw, read_logs
-from systems.export import numbered, write_models
-from systems.loggers import log_image, log_mesh, log_video
-from systems.pictures import column, read_png, row, write_png, write_video
+from systems.outputs.export import numbered, write_models
+from systems.outputs.loggers import log_image, log_mesh, log_video
+from systems.outputs.pictures import column, read_png, row, write_png, write_video
+from systems.outputs.plots import draw, read_logs
 from systems.scenes import Scenes, orbit
 
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from benchmarks.judged_runs import attributes_of, diversity, judging_cameras
 from configs.load import load_config
 from configs.sources import CONFIG_FOLDER
 from evaluation.image_metrics import frechet_distance, nearest_distance, r_precision
-from evaluation.judged_runs import attributes_of, diversity, judging_cameras
 from renderers.cameras import view_index
 
 

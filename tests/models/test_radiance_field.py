@@ -5,8 +5,8 @@ import torch
 
 from models.config import DensityInitConfig, HashGridConfig, RadianceFieldConfig
 from models.density_init import density_bias
+from models.fields import RadianceField
 from models.mlp import MLP
-from models.radiance_field import RadianceField
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=4, finest_resolution=32)
 

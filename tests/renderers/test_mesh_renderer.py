@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.fields import FieldSamples
 from models.mesh_geometry import mesh_edges
-from models.radiance_field import FieldSamples
 from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig, VolumeRendererConfig
 from renderers.mesh_renderer import MeshRenderer, normal_colors

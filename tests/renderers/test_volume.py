@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.config import HashGridConfig, NeRFSceneConfig, RadianceFieldConfig
-from models.radiance_field import FieldSamples
+from models.fields import FieldSamples
 from models.scene import NeRFScene, particle_generator
 from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig, VolumeRendererConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from systems.curves import draw, read_logs
+from systems.outputs.plots import draw, read_logs
 
 
 def write_log(folder: Path, version: int, text: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import trimesh
 
-from systems.export import visible_parts
+from systems.outputs.export import visible_parts
 from systems.scenes import Surface
 
 

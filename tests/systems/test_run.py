@@ -20,10 +20,11 @@ from PIL import Image
 import systems.run as run
 from configs.schema import PriorConfig
 from guidance.loading import load_prior
-from systems import from_checkpoint, reports
+from systems import from_checkpoint
 from systems.callbacks.results import turntable
 from systems.nerf import NeRFParticles, NeRFSystem
-from systems.pictures import write_video
+from systems.outputs import reports
+from systems.outputs.pictures import write_video
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 from tests.tiny_priors import save_tiny_flux, save_tiny_sd3
 

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from systems.pictures import Picture, read_png
+from systems.outputs.pictures import Picture, read_png
 
 COLUMNS = 3  # panels side by side
 #: Title of a panel, and what it shows of the logs. Panels of which the logs have nothing are left out.
