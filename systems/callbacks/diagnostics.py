@@ -20,7 +20,6 @@ from renderers.cameras import Cameras
 from systems.base import DistillationSystem
 from systems.outputs.loggers import log_image
 from systems.outputs.pictures import Picture, column, row, write_png
-from systems.scenes import orbit
 from systems.seeding import Purpose, stream
 
 SAMPLES = 4  # pictures a row
@@ -49,7 +48,7 @@ class Diagnostics(Callback):
 
 def front_cameras(system: DistillationSystem, count: int) -> Cameras:
     """``count`` times the same camera, in front."""
-    return orbit(system.config, 1)[torch.zeros(count, dtype=torch.int64)].to(system.device)
+    return system.scene.orbit(1)[torch.zeros(count, dtype=torch.int64)].to(system.device)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from models.mesh_geometry import mesh_edges
 from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig, VolumeRendererConfig
 from renderers.mesh_renderer import MeshRenderer, normal_colors
-from renderers.occupancy import OccupancyGrid
+from renderers.ray_marching import OccupancyGrid
 from renderers.volume import VolumeRenderer
 from tests.renderers.meshes import icosphere
 

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from systems.backgrounds import training_background
 
 from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
 from guidance.config import EstimatorConfig, NfsdConfig
 from guidance.losses import LOSSES
 from guidance.vsd import GuidanceConfig, ScoreDistillation
-from systems.backgrounds import training_background
-from systems.base import DistillationSystem
-from systems.data import IterationData, IterationNumbers
+from systems.base import DistillationSystem, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
 from systems.run import build_prompts, build_trainer, quieten_lightning, train
-from systems.scenes import orbit
 from systems.seeding import Purpose, pick_particle, stream
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
@@ -30,7 +28,7 @@ def fit(config, prior, folder: Path, resume: Path | None = None) -> NeRFSystem:
     system = NeRFSystem(config, prior, build_prompts(config, prior))
     trainer = build_trainer(config, folder)
     trainer.callbacks = [callback for callback in trainer.callbacks if type(callback).__name__ != "Results"]
-    trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
+    trainer.fit(system, ckpt_path=resume, weights_only=True)
     return system
 
 
@@ -175,8 +173,9 @@ def test_reconstruction_pulls_views_to_what_the_autoencoder_makes_of_them(config
     monkeypatch.setattr(prior, "decode_latents", white)
     alone = RegularizerConfig(entropy=[[0, 0.0]], reconstruction=[[0, 1e6]])
     config = replace(config, iterations=20, regularizers=alone)
-    cameras = orbit(config, 2)
-    before = NeRFSystem(config, prior, build_prompts(config, prior)).scene.render_views(0, cameras, 16)
+    scene = NeRFSystem(config, prior, build_prompts(config, prior)).scene
+    cameras = scene.orbit(2)
+    before = scene.render_views(0, cameras, 16)
     after = fit(config, prior, tmp_path).scene.render_views(0, cameras, 16)
     assert len(targets) == 20 and after.rgb.mean() > before.rgb.mean() + 0.01, (before.rgb.mean(), after.rgb.mean())
 
