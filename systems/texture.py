@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from models.fields import Background
+from models.fields import Background, TextureField
 from models.mesh import Surface
 from models.mesh_geometry import area_vectors
 from models.sdf_field import SDFField
