@@ -24,9 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# None of these imports PyTorch, which takes seconds: help and the plainest mistakes don't wait for it.
+# None of these imports PyTorch, which takes seconds: help and mistakes in keys and values don't wait for it.
 from configs.errors import MISTAKES, ConfigError, describe, is_disk_error, is_user_mistake
-from configs.plans import Plan, has_finished_stages, how_to_resume, make_plans
+from configs.sources import config_files, pipeline_files
+from runs.checkpoint_files import checkpoints, is_whole
+from runs.folder import discard_if_unused, stage_folders
+from runs.plan import Plan, beyond_the_end, has_finished_stages, how_to_resume, make_plans
+from runs.processes import is_first_process
+from systems.outputs import reports
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -125,8 +130,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.mode != "train" and not (options.checkpoint or options.resume):
         raise ConfigError(f"--mode {options.mode}: needs --checkpoint PATH (a checkpoint or a run's folder)")
     if options.config is None and options.resume in (None, "last") and not options.checkpoint:
-        from configs.sources import config_files, pipeline_files
-
         known = ", ".join(f"configs/{path.name}" for path in [*pipeline_files(), *config_files()])
         raise ConfigError(f"--config: missing; give one of {known}, or your own file")
     return options
@@ -134,9 +137,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def announce(plan: Plan) -> None:
     """Say what will be done, once for all processes, and by which settings; those that decide most come first."""
-    from configs.load import beyond_the_end
-    from configs.runs import checkpoints, is_first_process, is_whole
-
     if not is_first_process():
         return
 
@@ -145,7 +145,7 @@ def announce(plan: Plan) -> None:
         "config": f"{plan.origin}, on {config.trainer.accelerator}",
         "prompt": config.prompt,
         "prior": config.guidance.clip_model
-        if config.guidance.works_on_images
+        if config.guidance.reads == "images"
         else f"{config.prior.path}, precision {config.prior.precision}",
         "loss": f"{config.guidance.loss}, guidance scale {config.guidance.guidance_scale:g}",
         "length": f"{config.iterations} iterations for each of {config.particles} particle(s)",
@@ -175,16 +175,13 @@ def carry_out(plan: Plan) -> int:
     """Do what was planned; a collapse and an interruption after a whole iteration are results too."""
     import torch
 
-    from systems import from_checkpoint, run
+    from runs import from_checkpoint, train
     from systems.collapse import CollapseError
-    from systems.outputs import reports
 
     config = plan.config
-    if config.trainer.accelerator == "cpu" and config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
     try:
         if plan.mode == "train":
-            run.train(config, plan.folder, plan.checkpoint, plan.record)
+            train.train(config, plan.folder, plan.checkpoint, plan.record)
         else:
             # Beside the training's own results, so that those of another checkpoint don't replace them.
             folder = plan.folder / plan.mode / plan.checkpoint.stem
@@ -199,17 +196,13 @@ def carry_out(plan: Plan) -> int:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         return give_up(MISTAKE, f"error: {reason}\n{LESS_MEMORY}\n{how_to_resume(plan)}", plan)
-    except run.Interrupted:
+    except train.Interrupted:
         return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
     return report_training(plan) if plan.mode == "train" else DONE
 
 
 def report_training(plan: Plan) -> int:
     """Say what a finished run has left, once for all processes; a missing surface has a status of its own."""
-    from configs.pipeline import stage_folders
-    from configs.runs import is_first_process
-    from systems.outputs import reports
-
     if not is_first_process():  # Lightning ends all processes where one of these has a status other than 0
         return DONE
     summary = reports.read_summary(plan.folder)
@@ -231,8 +224,6 @@ def give_up(status: int, message: str, plan: Plan | None) -> int:
     if plan is not None and status == MISTAKE and has_finished_stages(plan):
         print(f"  the stages before are kept; {how_to_resume(plan)}", file=sys.stderr, flush=True)
     if plan is not None and plan.is_new:
-        from configs.runs import discard_if_unused
-
         discard_if_unused(plan.pipeline or plan.folder)
     return status
 

@@ -14,8 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.load import load_saved
-from configs.resuming import find_checkpoint
-from configs.runs import CONFIG_FILE
 from configs.schema import RunConfig
 from priors.judge_model import Judge, Judgement
 from priors.world.appearance import COLORS
@@ -23,7 +21,9 @@ from priors.world.captions import compose
 from priors.world.classes import CLASSES
 from renderers.cameras import Cameras, view_index
 from renderers.config import VIEW_WORDS
-from systems.from_checkpoint import load_scene
+from runs.checkpoint_files import find_checkpoint
+from runs.from_checkpoint import load_scene
+from systems.layout import CONFIG_FILE
 from systems.scenes import Scenes
 
 VIEWS = 8

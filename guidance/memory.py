@@ -38,7 +38,7 @@ from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 
 GB = 1e9
 ADAM_MOMENTS = 2
@@ -109,7 +109,7 @@ def estimate_run(
             prior.use_plain_attention()  # as on the device that the run will be on
         # Which words are left out makes no difference to shapes.
         text = replace(text, debiasing=DebiasingConfig())
-        prompts = embed_prompt(prior, prompt, text, config.low_quality, release_text_encoder=False)
+        prompts = embed_prompt(prior, prompt, text, config.further_texts, release_text_encoder=False)
     encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
     text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
     with META:
@@ -128,7 +128,7 @@ def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, view
 
 
 def _frozen_tensors(guidance: ScoreDistillation) -> list[Tensor]:
-    modules = (guidance.prior.network, guidance.prior.frozen_autoencoder.module)
+    modules = (guidance.model.network, guidance.model.frozen_autoencoder.module)
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
@@ -144,6 +144,30 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def preflight(
+    path_or_id: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    prompt: str,
+    text: TextConfig,
+    config: GuidanceConfig,
+    estimator: EstimatorConfig,
+    views: int = 1,
+) -> str | None:
+    """A line on the memory that a run will need, before any of it is taken; raises as ``load_prior``.
+
+    None for losses of image-text models, which are small.
+    """
+    if config.reads == "images":
+        return None
+    try:
+        estimate = estimate_run(path_or_id, device, dtype, prompt, text, config, estimator, views)
+    except RuntimeError as error:  # an operation that meta tensors lack is no reason to stop
+        reason = " ".join(str(error).split())
+        return f"no estimate ({reason:.100})"
+    return preflight_line(estimate, device_memory(device))
+
+
 def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     """ "guidance needs about N GB, this device has M GB", and what to do where that is too little."""
     parts = (("weights", estimate.weights), ("estimator", estimate.estimator), ("a step", estimate.step))
@@ -156,6 +180,6 @@ def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     elif estimate.total > available:
         line += (
             ": too little; lower render.views, set prior.precision to bf16, estimator.gradient_checkpointing to true "
-            "or guidance.shared_pass and guidance.one_batch to false, or take a smaller prior"
+            "or guidance.shared_pass to false, or take a smaller prior"
         )
     return line

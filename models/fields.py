@@ -153,15 +153,16 @@ def density_bias(points: Float[Tensor, "n 3"], config: DensityInitConfig) -> Flo
 class TextureField(nn.Module):
     """Colours at points in scene units; grey before training."""
 
-    def __init__(self, config: TextureFieldConfig, generator: torch.Generator) -> None:
+    def __init__(self, config: TextureFieldConfig, radius: float, generator: torch.Generator) -> None:
+        """Make a field in the cube [-radius, radius]^3, scene units."""
         super().__init__()
-        self.config = config
+        self.radius = radius
         self.grid = HashGrid(config.grid, generator)
         self.mlp = MLP([self.grid.channels, *config.hidden, 3], generator)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """sRGB in [0, 1]: sigmoid(network)."""
-        return torch.sigmoid(self.mlp(self.grid(_in_unit_cube(points, self.config.radius))).float())
+        return torch.sigmoid(self.mlp(self.grid(_in_unit_cube(points, self.radius))).float())
 
 
 class Background(nn.Module):

@@ -20,19 +20,24 @@ from models.tetrahedra import TetrahedralLattice, bcc_lattice, marching_tetrahed
 class SDFField(nn.Module):
     """A deformable surface; a ball of half the radius until it is initialised from a density."""
 
-    def __init__(self, config: SDFFieldConfig, lattice: TetrahedralLattice | None = None) -> None:
-        """``lattice``: that of other surfaces of this configuration, to share; None makes a new one."""
+    def __init__(self, config: SDFFieldConfig, radius: float, lattice: TetrahedralLattice | None = None) -> None:
+        """Make a surface in the cube [-radius, radius]^3, scene units.
+
+        Args:
+            lattice: shared with other surfaces of this configuration and radius; None makes a new one.
+        """
         super().__init__()
         self.config = config
-        self.lattice = bcc_lattice(config.cells, config.radius) if lattice is None else lattice
-        self.sdf = nn.Parameter(torch.linalg.vector_norm(self.lattice.vertices, dim=-1) - config.radius / 2)
+        self.radius = radius
+        self.lattice = bcc_lattice(config.cells, radius) if lattice is None else lattice
+        self.sdf = nn.Parameter(torch.linalg.vector_norm(self.lattice.vertices, dim=-1) - radius / 2)
         self.offsets = nn.Parameter(torch.zeros_like(self.lattice.vertices))
 
     @staticmethod
-    def several(config: SDFFieldConfig, count: int) -> nn.ModuleList:
+    def several(config: SDFFieldConfig, radius: float, count: int) -> nn.ModuleList:
         """Surfaces on one lattice."""
-        lattice = bcc_lattice(config.cells, config.radius)
-        return nn.ModuleList(SDFField(config, lattice) for _ in range(count))
+        lattice = bcc_lattice(config.cells, radius)
+        return nn.ModuleList(SDFField(config, radius, lattice) for _ in range(count))
 
     def initialize(self, density: Density, level: float, *, bounds: str = "ball") -> None:
         """Start from the surface where a density crosses a level, in the lattice's cube.
@@ -49,7 +54,7 @@ class SDFField(nn.Module):
                     density,
                     self.lattice,
                     level,
-                    radius=self.config.radius,
+                    radius=self.radius,
                     bounds=bounds,
                     floater_share=self.config.floater_share,
                 )
@@ -58,7 +63,7 @@ class SDFField(nn.Module):
 
     def working_levels(self, density: Density, *, bounds: str = "ball") -> str:
         """Levels to start from, in words."""
-        return working_levels(density, self.lattice, radius=self.config.radius, bounds=bounds)
+        return working_levels(density, self.lattice, radius=self.radius, bounds=bounds)
 
     def deformed_vertices(self) -> Float[Tensor, "vertices 3"]:
         """The lattice's vertices with their offsets, of a length below the largest allowed, in scene units."""

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from guidance.checksums import write_checksums
+from files.checksums import write_checksums
 from priors.world.captions import vocabulary
 
 DEFAULT_PRIOR = Path(__file__).with_name("mini")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from settings.constraints import ORDERED, ElevationDeg, Momentum, NonNegative, NonNegativeInt, Positive, PositiveInt
+from settings.fields import Conflict, section, setting
 
 VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
-BOUNDS = ("ball", "box")
-RASTERIZER_BACKENDS = ("auto", "torch", "numba", "nvdiffrast", "kaolin")
+RasterizerBackend = Literal["auto", "torch", "numba", "nvdiffrast", "kaolin"]
+Azimuth = Annotated[float, Field(ge=0, le=180)]  # degrees from a direction, to either side
+Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
+OpeningDeg = Annotated[float, Field(gt=0, lt=180)]
 
 
-@dataclass(frozen=True)
+@section
 class ViewThresholds:
     """Where one view word ends and the next begins, in degrees.
 
@@ -19,116 +26,86 @@ class ViewThresholds:
     the bundled prior was trained on.
     """
 
-    front_deg: float = 45.0
-    back_deg: float = 45.0
-    overhead_deg: float = 60.0  # elevation above which a view is "overhead"
-    bottom_deg: float = -5.0  # elevation below which a view is "bottom"
+    front_deg: Azimuth = 45.0  # half-width of "front"
+    back_deg: Azimuth = 45.0  # half-width of "back"
+    overhead_deg: Elevation = 60.0  # elevation above which a view is "overhead"
+    bottom_deg: Elevation = -5.0  # elevation below which a view is "bottom"
 
     def __post_init__(self) -> None:
-        if min(self.front_deg, self.back_deg) < 0 or self.front_deg + self.back_deg > 180:
-            raise ValueError(
-                f"front_deg and back_deg must be non-negative and at most 180 together, "
-                f"not {self.front_deg:g} and {self.back_deg:g}"
+        if self.front_deg + self.back_deg > 180:
+            raise Conflict(
+                ("front_deg", "back_deg"), f"must be at most 180 together, not {self.front_deg:g} and {self.back_deg:g}"
             )
-        if not -90 <= self.bottom_deg < self.overhead_deg <= 90:
-            raise ValueError(
-                f"need -90 <= bottom_deg < overhead_deg <= 90, not {self.bottom_deg:g} and {self.overhead_deg:g}"
+        if self.bottom_deg >= self.overhead_deg:
+            raise Conflict(
+                ("bottom_deg", "overhead_deg"),
+                f"bottom_deg {self.bottom_deg:g} must be below overhead_deg {self.overhead_deg:g}",
             )
 
 
-@dataclass(frozen=True)
+@section
 class CameraSampling:
     """The distribution that training cameras are drawn from; each range is uniform.
 
     Defaults are threestudio's for ProlificDreamer; the paper's code also looks from above and below.
     """
 
-    azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    elevation_deg: tuple[float, float] = (-10.0, 45.0)
-    distance: tuple[float, float] = (1.0, 1.5)  # scene units
-    fovy_deg: tuple[float, float] = (40.0, 70.0)
-
-    def __post_init__(self) -> None:
-        for part in fields(self):
-            low, high = getattr(self, part.name)
-            if low > high:
-                raise ValueError(f"{part.name}: the range [{low:g}, {high:g}] is empty; write [low, high]")
-        if not -90 < self.elevation_deg[0] <= self.elevation_deg[1] < 90:
-            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie inside (-90, 90)")
-        if self.distance[0] <= 0:
-            raise ValueError(f"distance: {list(self.distance)} must be positive")
-        if not 0 < self.fovy_deg[0] <= self.fovy_deg[1] < 180:
-            raise ValueError(f"fovy_deg: {list(self.fovy_deg)} must lie inside (0, 180)")
+    azimuth_deg: Annotated[tuple[float, float], ORDERED] = (-180.0, 180.0)  # degrees around the object; 0: in front
+    elevation_deg: Annotated[tuple[ElevationDeg, ElevationDeg], ORDERED] = (-10.0, 45.0)  # degrees above the horizon
+    distance: Annotated[tuple[Positive, Positive], ORDERED] = (1.0, 1.5)  # from the world's centre, scene units
+    fovy_deg: Annotated[tuple[OpeningDeg, OpeningDeg], ORDERED] = (
+        40.0,
+        70.0,
+    )  # degrees between a view's top and bottom
 
 
-@dataclass(frozen=True)
+@section
 class OccupancyConfig:
     """Resolution and memory of the grid."""
 
-    radius: float = 1.0  # half the side of the cube, scene units; that of the radiance field
-    resolution: int = 64  # cells along an axis
-    decay: float = 0.95  # factor on the remembered density, an update
-    threshold: float = 0.1  # density per scene unit below which a cell counts as empty
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if self.resolution < 1:
-            raise ValueError(f"resolution: {self.resolution} is too small; use at least 1")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay: {self.decay:g} must lie in [0, 1)")
-        if self.threshold < 0:
-            raise ValueError(f"threshold: {self.threshold:g} must not be negative")
+    radius: Positive = 1.0  # half the side of the cube, scene units; that of the radiance field
+    resolution: PositiveInt = 64  # cells along an axis
+    decay: Momentum = 0.95  # factor on the remembered density, an update
+    threshold: NonNegative = 0.1  # density per scene unit below which a cell counts as empty
 
 
-@dataclass(frozen=True)
+@section
 class VolumeRendererConfig:
     """Sampling of rays."""
 
-    samples_per_ray: int = 96  # intervals across the diameter of the bounds, before skipping; the paper: 64 + 32
-    bounds: str = "ball"  # ball | box, of the occupancy grid's radius: where samples may lie
-    rays_per_chunk: int = 32768  # rays whose graph is held at once
-
-    def __post_init__(self) -> None:
-        if self.samples_per_ray < 1:
-            raise ValueError(f"samples_per_ray: {self.samples_per_ray} is too few; use at least 1")
-        if self.bounds not in BOUNDS:
-            raise ValueError(f"bounds: {self.bounds!r} is not one of {', '.join(BOUNDS)}")
-        if self.rays_per_chunk < 1:
-            raise ValueError(f"rays_per_chunk: {self.rays_per_chunk} is too few; use at least 1")
+    # Intervals across the diameter of the bounds, before empty space is skipped; the paper: 64 + 32.
+    samples_per_ray: PositiveInt = 96
+    bounds: Literal["ball", "box"] = "ball"  # where samples may lie; both have the radius of the radiance field
+    rays_per_chunk: PositiveInt = setting(32768, change="anywhere")  # rays whose graph is held at once
 
 
-@dataclass(frozen=True)
+@section
 class RasterizerConfig:
     """Which code rasterises."""
 
-    backend: str = "auto"  # auto | torch | numba | nvdiffrast | kaolin; auto takes the fastest for the device
-
-    def __post_init__(self) -> None:
-        if self.backend not in RASTERIZER_BACKENDS:
-            raise ValueError(f"backend: {self.backend!r} is not one of {', '.join(RASTERIZER_BACKENDS)}")
+    backend: RasterizerBackend = setting("auto", change="anywhere")  # auto: the fastest for the device
 
 
-@dataclass(frozen=True)
+@section
 class MeshRendererConfig:
     """How meshes are drawn."""
 
-    rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
+    rasterizer: RasterizerConfig = setting(factory=RasterizerConfig)  # which pixels see which triangle
     antialias: bool = True  # off: hard silhouettes, without a gradient
 
 
-@dataclass(frozen=True)
+@section
 class BakingConfig:
     """Size of what is exported."""
 
-    texture_size: int = 1024  # texels along a side
-    max_faces: int = 20_000  # surfaces with more are simplified to about this many; 0 keeps all
-    padding: int = 2  # texels between charts, at least
+    texture_size: Annotated[int, Field(ge=16, le=16384)] = 1024  # texels along a side
+    max_faces: NonNegativeInt = 20_000  # surfaces with more are simplified to about this many; 0 keeps all
+    padding: NonNegativeInt = 2  # texels between charts, at least
 
     def __post_init__(self) -> None:
-        if not 16 <= self.texture_size <= 16384:
-            raise ValueError(f"texture_size: {self.texture_size} must lie in [16, 16384]")
-        if self.max_faces != 0 and self.max_faces < 4:
-            raise ValueError(f"max_faces: {self.max_faces} is too few for a solid; use at least 4, or 0 to keep all")
-        if not 0 <= self.padding < self.texture_size // 2:
-            raise ValueError(f"padding: {self.padding} must lie in [0, texture_size / 2)")
+        if 0 < self.max_faces < 4:
+            raise Conflict("max_faces", f"{self.max_faces} is too few for a solid; use at least 4, or 0 to keep all")
+        if self.padding >= self.texture_size // 2:
+            raise Conflict(
+                ("padding", "texture_size"), f"padding {self.padding} must be below half of {self.texture_size}"
+            )

@@ -40,7 +40,7 @@ class GeometryParticles(MeshScenes):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.particles = SDFField.several(config.surface.field, config.particles)
+        self.particles = SDFField.several(config.surface.field, config.scene.field.radius, config.particles)
         self.originals = nerf_scenes(config).requires_grad_(False)
 
     def parameter_groups(self) -> list[ParameterGroup]:

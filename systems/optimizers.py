@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.schedules import Knots, scaled, value_at
 from configs.schema import EstimatorOptimizerConfig, SceneOptimizerConfig
+from settings.schedules import Knots, scaled, value_at
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ class TextureParticles(MeshScenes):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         generators = [particle_generator(config.seed, index) for index in range(config.particles)]
-        self.particles = nn.ModuleList(TextureField(config.appearance.field, each) for each in generators)
+        radius = config.scene.field.radius
+        self.particles = nn.ModuleList(TextureField(config.appearance.field, radius, each) for each in generators)
         self.backgrounds = nn.ModuleList(Background(config.scene.background, each) for each in generators)
-        self.surfaces = SDFField.several(config.surface.field, config.particles).requires_grad_(False)
+        self.surfaces = SDFField.several(config.surface.field, radius, config.particles).requires_grad_(False)
         self._meshes: dict[int, RenderedMesh] = {}
         self.register_load_state_dict_post_hook(lambda scene, _: scene._meshes.clear())
 

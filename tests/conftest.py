@@ -19,7 +19,8 @@ from jaxtyping import install_import_hook
 import tests.typechecker
 from tests.tools import lacking
 
-install_import_hook(tests.typechecker.modules("models", "renderers", "evaluation", "systems"), "tests.typechecker.check")
+CHECKED = tests.typechecker.modules("models", "renderers", "evaluation", "systems")
+install_import_hook(CHECKED, "tests.typechecker.check")
 
 
 @pytest.fixture(scope="session")

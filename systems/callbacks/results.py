@@ -9,14 +9,14 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from configs.runs import SUMMARY
-from configs.versions import versions
 from systems.base import DistillationSystem
 from systems.callbacks.performance import Performance, peak_memory_mb, peak_rss_mb
+from systems.layout import SUMMARY
 from systems.outputs.loggers import log_image, log_mesh, log_video
 from systems.outputs.pictures import write_png
 from systems.outputs.plots import read_logs, training_curves
 from systems.outputs.reports import write_json
+from systems.versions import versions
 
 LOGGED_AS = {".mp4": log_video, ".glb": log_mesh, ".png": log_image}
 

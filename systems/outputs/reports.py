@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.runs import SUMMARY
 from files.whole_files import whole_file
+from systems.layout import SUMMARY
 
 KINDS = {".mp4": "films", ".png": "pictures"}  # by a file's ending; all others are models
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from configs import load, sources
@@ -11,7 +12,7 @@ from configs.fields import flatten, leaves
 from configs.schema import STAGES
 from configs.sources import CONFIG_FOLDER, DEFAULTS_FILE, PRESET_FOLDER, config_files, preset_names, read_yaml
 from guidance.families.flow import flow_schedule
-from guidance.losses import IMAGE_LOSSES, LOSSES
+from guidance.registry import LOSSES
 from guidance.schedule import NoiseSchedule
 from renderers.config import ViewThresholds
 
@@ -22,7 +23,7 @@ CONFIGS = [path.stem for path in config_files()]
 def loaded(config="vsd-nerf", prior="mini", device="cpu", monkeypatch=None, **overrides):
     if monkeypatch is not None:
         monkeypatch.setattr(load, "find_device", lambda accelerator: device)
-        monkeypatch.setattr(load.torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     return load.load_config(CONFIG_FOLDER / f"{config}.yaml", {"prior": prior, **overrides}).config
 
 
@@ -48,7 +49,7 @@ def test_no_file_is_left_out():
 
 NAMES_OF_PARTS = {
     "by_stage": {*STAGES},
-    "by_loss": {*LOSSES, *IMAGE_LOSSES},
+    "by_loss": set(LOSSES),
     "by_particles": {"one", "several"},
     "by_device": {"cpu", "cuda"},
 }
@@ -86,7 +87,7 @@ def test_only_the_radiance_fields_of_vsd_are_trained_otherwise_where_there_are_s
 
 def fields_of_a_preset(path):
     """The full keys that it sets in any case."""
-    return {key for part, _, _ in parts_of_a_preset(read_yaml(path)) for key, _, _ in leaves(part, str(path))}
+    return {key for part, _, _ in parts_of_a_preset(read_yaml(path)) for key, _ in leaves(part, str(path))}
 
 
 def test_the_projects_configurations_state_nothing_that_a_preset_adapts():
@@ -94,7 +95,7 @@ def test_the_projects_configurations_state_nothing_that_a_preset_adapts():
     adapted = set().union(*map(fields_of_a_preset, [DEFAULTS_FILE, *PRESET_FOLDER.glob("*.yaml")]))
     for path in config_files():
         values = {key: value for key, value in read_yaml(path).items() if key != "prior"}
-        assert not adapted & {key for key, _, _ in leaves(values, str(path))}, path
+        assert not adapted & {key for key, _ in leaves(values, str(path))}, path
 
 
 def copied(tmp_path, config, prior="mini", **changes):

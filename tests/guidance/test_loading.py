@@ -15,8 +15,8 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from configs.sources import CONFIG_FOLDER
+from files.checksums import write_checksums
 from guidance import loading
-from guidance.checksums import write_checksums
 from guidance.families.text import tokenize
 from guidance.loading import load_prior
 from tests.tiny_priors import LATENT_CHANNELS, save_tiny_stable_diffusion

@@ -50,7 +50,7 @@ def test_an_empty_prompt(epsilon_prior, prompt: str) -> None:
 
 @pytest.mark.parametrize("template", ["{view} view", "{prompt}, {vew} view", "{prompt}, {", "{prompt} {}"])
 def test_a_bad_template(template: str) -> None:
-    with pytest.raises(ValueError, match=r"view_template: .* must contain \{prompt\}"):
+    with pytest.raises(ValueError, match=r"view_template\n.* must contain \{prompt\}"):
         TextConfig(view_template=template)
 
 

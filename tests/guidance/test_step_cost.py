@@ -14,7 +14,6 @@ from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig, PerpNeg
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
-from guidance.losses import LOSSES
 from guidance.memory import (
     LiveMemory,
     MemoryEstimate,
@@ -25,7 +24,8 @@ from guidance.memory import (
     size_of,
 )
 from guidance.prompts import embed_prompt
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
+from tests.guidance.steps import LATENT_LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,6 @@ def stable_diffusion_2_1():
         ("SDS", 3.9),
         ("VSD, shared pass", 5.7),
         ("VSD, separate passes", 6.5),
-        ("VSD, separate passes, scores in one batch", 6.5),
     ],
 )
 def test_a_step_costs_no_more_than_it_must(stable_diffusion_2_1, name: str, bar: float) -> None:
@@ -57,11 +56,10 @@ def test_what_is_counted_is_what_the_presets_have() -> None:
         sds, vsd = steps[0], steps[-1]
         scales = sds.guidance.guidance_scale, vsd.guidance.guidance_scale
         assert scales == {"sd21": (100, 7.5), "sdxl": (100, 5), "sd35": (100, 4.5), "flux": (20, 1)}[preset]
-        assert sds.guidance.loss == "sds" and not sds.guidance.one_batch
+        assert sds.guidance.loss == "sds"
         checkpointing = [step.estimator.gradient_checkpointing for step in steps[1:]]
-        assert checkpointing == [False] * 3 + ([] if preset == "sd21" else [True] * 3)
-        assert [step.guidance.one_batch for step in steps[1:4]] == [None, False, True]
-        assert [step.guidance.shared_pass for step in steps[1:4]] == [True, False, False]
+        assert checkpointing == [False] * 2 + ([] if preset == "sd21" else [True] * 2)
+        assert [step.guidance.shared_pass for step in steps[1:3]] == [True, False]
 
 
 def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
@@ -71,13 +69,13 @@ def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     prompts = embed_prompt(prior, "a red mug")
     before = [parameter.clone() for parameter in (*prior.network.parameters(), *guidance.parameters())]
     dry, rows = on_meta(guidance), []
-    monkeypatch.setattr(dry.prior, "run_network", counting(dry.prior.run_network, rows))
+    monkeypatch.setattr(dry.model, "run_network", counting(dry.model.run_network, rows))
     run_step(dry, prompts.to(META), views=2)
     assert rows == [4, 2, 2]  # the classifier-free pair, the estimate, its training
     for old, new in zip(before, (*prior.network.parameters(), *guidance.parameters()), strict=True):
         assert torch.equal(old, new) and new.grad is None
     assert all(parameter.is_meta and parameter.grad is not None for parameter in dry.parameters())
-    assert all(parameter.is_meta and parameter.grad is None for parameter in dry.prior.network.parameters())
+    assert all(parameter.is_meta and parameter.grad is None for parameter in dry.model.network.parameters())
 
 
 def counting(run_network, rows: list[int]):
@@ -150,15 +148,15 @@ def test_estimates_add_up(epsilon_prior) -> None:
     assert estimate(gradient_checkpointing=True)[0].step <= found.step
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LATENT_LOSSES)
 @pytest.mark.parametrize("front", [0.0, 1.6])
 def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
     config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=front), nfsd=NfsdConfig("ugly"))
-    prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
+    prompts = embed_prompt(prior, "a red mug", further=config.further_texts)
     generator = torch.Generator().manual_seed(0)
-    estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.needs_estimator else None
+    estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.trains_estimator else None
     found = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
-    assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.needs_estimator
+    assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.trains_estimator
 
 
 def test_a_run_is_estimated_before_its_weights_are_read(folders, tmp_path) -> None:

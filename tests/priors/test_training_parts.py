@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from guidance.checksums import verify_checksums, write_checksums
+from files.checksums import verify_checksums, write_checksums
 from priors.evaluate import all_requests
 from priors.fitting import FitConfig, average_gradients, fit, lr_ratio
 from priors.judge_model import ATTRIBUTES, Judge, load_judge, save_judge

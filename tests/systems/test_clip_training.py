@@ -12,7 +12,8 @@ import torch
 from configs.schema import RegularizerConfig, RunConfig
 from guidance.clip import ClipGuidance
 from guidance.config import GuidanceConfig
-from systems import run
+from runs import frozen_model
+from runs import train as run
 from systems.nerf import NeRFSystem
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 from tests.tiny_image_text import save_tiny_clip, save_tiny_judge
@@ -65,8 +66,8 @@ def test_the_scene_moves_towards_the_text(clip_config, tmp_path) -> None:
 
 
 def test_images_reach_the_model_at_its_own_size(clip_config, tmp_path) -> None:
-    model = run.build_prior(clip_config, torch.device("cpu"))
-    system = NeRFSystem(clip_config, model, run.build_prompts(clip_config, model))
+    model = frozen_model.build_prior(clip_config, torch.device("cpu"))
+    system = NeRFSystem(clip_config, model, frozen_model.build_prompts(clip_config, model))
     assert isinstance(system.guidance, ClipGuidance)
     rgb = torch.rand(2, 16, 16, 3, requires_grad=True)
     images = system.encode(rgb)
@@ -75,7 +76,7 @@ def test_images_reach_the_model_at_its_own_size(clip_config, tmp_path) -> None:
 
 def test_a_missing_judge_is_named(config, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(frozen_model, "REPOSITORY", tmp_path)
     config = replace(config, guidance=GuidanceConfig(loss="clip"))
     with pytest.raises(FileNotFoundError, match=r"guidance\.clip_model: 'priors/judge' is neither in"):
-        run.build_prior(config, torch.device("cpu"))
+        frozen_model.build_prior(config, torch.device("cpu"))

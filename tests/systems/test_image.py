@@ -12,8 +12,8 @@ from PIL import Image
 from configs.schema import RunConfig
 from models.config import ImageConfig
 from models.image import FourierImage
-from systems.from_checkpoint import export
-from systems.run import train
+from runs.from_checkpoint import export
+from runs.train import train
 from systems.stages import SYSTEMS, system_class
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from systems.backgrounds import training_background
 
 from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
-from guidance.config import EstimatorConfig, NfsdConfig
-from guidance.losses import LOSSES
-from guidance.vsd import GuidanceConfig, ScoreDistillation
+from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
+from guidance.score_distillation import ScoreDistillation
+from runs.frozen_model import build_prompts
+from runs.train import build_trainer, quieten_lightning, train
 from systems.base import DistillationSystem, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
-from systems.run import build_prompts, build_trainer, quieten_lightning, train
+from systems.scenes import training_background
 from systems.seeding import Purpose, pick_particle, stream
+from tests.guidance.steps import LATENT_LOSSES
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
 
@@ -93,7 +94,7 @@ def test_k_is_the_number_of_estimator_steps(config, prior, tmp_path) -> None:
     assert {int(state["step"]) for state in estimator.values()} == {6}
 
 
-OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in LOSSES if loss != "vsd"]
+OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in LATENT_LOSSES if loss != "vsd"]
 
 
 @pytest.mark.parametrize("guidance", [*OTHER_LOSSES, GuidanceConfig(shared_pass=True)], ids=lambda each: each.loss)
@@ -104,7 +105,7 @@ def test_the_loop_serves_other_losses(config, prior, tmp_path, guidance) -> None
     system = fit(config, prior, tmp_path)
     assert int(system.iteration) == 2
     assert any(not torch.equal(tensor, before[name]) for name, tensor in system.scene.state_dict().items())
-    assert len(system._optimizers()) == (2 if guidance.needs_estimator else 1)
+    assert len(system._optimizers()) == (2 if guidance.trains_estimator else 1)
 
 
 def test_only_the_picked_particle_moves(config, prior, tmp_path) -> None:
@@ -129,13 +130,13 @@ def test_schedules_stretch_with_the_particles(config, prior, prompts) -> None:
 def test_the_noise_range_of_the_iteration_reaches_the_guidance(config, prior, tmp_path, monkeypatch) -> None:
     """Stretched by the particles: the jump at iteration 1 comes at 2."""
     noise = NoiseConfig(t_min=[[0, 0.1]], t_max=[[0, 0.9], [1, 0.9], [1, 0.4]])
-    ranges, gradient = [], ScoreDistillation.scene_gradient
+    ranges, gradient = [], ScoreDistillation.gradient
 
     def spy(self, latents, prompts, cameras, t_range, generator):
         ranges.append(t_range)
         return gradient(self, latents, prompts, cameras, t_range, generator)
 
-    monkeypatch.setattr(ScoreDistillation, "scene_gradient", spy)
+    monkeypatch.setattr(ScoreDistillation, "gradient", spy)
     fit(replace(config, particles=2, iterations=2, noise=noise), prior, tmp_path)
     assert ranges == [(0.1, 0.9), (0.1, 0.9), (0.1, 0.4), (0.1, 0.4)]
 

@@ -13,11 +13,11 @@ import torch
 
 import launch
 from configs.load import to_yaml
-from configs.runs import RUN_FOLDER_VARIABLE
 from configs.sources import CONFIG_FOLDER
+from runs.processes import RUN_FOLDER_VARIABLE
 from systems.checkpoints import FORMAT
+from tests.runs.stubs import files
 from tests.systems.tiny_runs import load, tiny_config
-from tests.test_launch import files
 
 RUN = Path("outputs/vsd-nerf/a-red-mug/mine")
 VSD = str(CONFIG_FOLDER / "vsd-nerf.yaml")
@@ -43,12 +43,6 @@ def finished(two_processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(two_processes.args / RUN, tmp_path / RUN)
     monkeypatch.chdir(tmp_path)
     return RUN
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
 
 
 def test_two_processes_make_one_run_and_report_it_once(two_processes) -> None:

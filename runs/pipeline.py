@@ -11,7 +11,6 @@ Their configurations are settled, and mistakes in them told, before the first on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,21 +19,12 @@ from configs.errors import ConfigError
 from configs.fields import field_types, flatten
 from configs.lineage import Earlier, check_same_world
 from configs.load import LoadedConfig, load_config, load_saved
-from configs.resuming import LAST, check_changes
-from configs.runs import (
-    CHECKPOINT_FOLDER,
-    CONFIG_FILE,
-    NEWEST,
-    SUMMARY,
-    checkpoints,
-    create_run_folder,
-    last_start,
-    newest_checkpoint,
-    prompt_folder,
-    write_config,
-)
-from configs.schema import EARLIER_STAGE, RunConfig
+from configs.schema import STAGES, RunConfig
 from configs.sources import STAGES_KEY, Source, read_yaml
+from runs.checkpoint_files import has_moved, is_finished, newest_checkpoint
+from runs.folder import create_run_folder, stage_folders, write_config
+from runs.resume import check_changes
+from systems.layout import CONFIG_FILE, newest_path
 
 
 @dataclass(frozen=True)
@@ -118,10 +108,10 @@ def load_stages(stages: list[Stage], overrides: dict[str, str]) -> list[LoadedCo
         loaded.append(load_config(stage.config, values[stage.name], earlier, stage.stated))
         earlier = Earlier(loaded[-1].config, Path(stage.name))
     first = loaded[0].config.stage
-    if first in EARLIER_STAGE:
+    if STAGES[first] is not None:
         raise ConfigError(
             f"{stages[0].config}: a pipeline cannot begin with the stage {first!r}, which goes on from the stage "
-            f"{EARLIER_STAGE[first]!r}; put a configuration of that before it"
+            f"{STAGES[first]!r}; put a configuration of that before it"
         )
     check_devices([each.config for each in loaded])
     return loaded
@@ -150,7 +140,7 @@ def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tu
     for number, (stage, each) in enumerate(zip(stages, loaded, strict=True), 1):
         folder = top / f"{number}-{stage.name}"
         folder.mkdir()
-        source = str(runs[-1].folder / CHECKPOINT_FOLDER / NEWEST) if runs else None
+        source = str(newest_path(runs[-1].folder)) if runs else None
         config = replace(each.config, source=source)
         write_config(config, folder, arguments)
         origin = f"{stage.config}, prior preset {each.prior.preset}"
@@ -184,7 +174,7 @@ def go_on(top: Path, overrides: dict[str, str]) -> list[StageRun]:
             if earlier is not None:  # where it lies now
                 wanted = replace(wanted, source=str(earlier.checkpoint))
             runs.append(StageRun(wanted, folder, newest, str(place)))
-        earlier = Earlier(wanted, folder.absolute() / CHECKPOINT_FOLDER / NEWEST)
+        earlier = Earlier(wanted, newest_path(folder.absolute()))
     check_devices([run.config for run in runs])
     return runs
 
@@ -203,42 +193,7 @@ def check_finished(name: str, top: Path, overrides: dict[str, str], saved: RunCo
             )
 
 
-def is_finished(folder: Path, config: RunConfig) -> bool:
-    """Whether a run's last checkpoint and all its results are there; a particle without a surface lacks some."""
-    last = folder / CHECKPOINT_FOLDER / f"{config.iterations * config.particles:06d}.ckpt"
-    summary = folder / SUMMARY
-    return last.is_file() and summary.is_file() and not json.loads(summary.read_text(encoding="utf-8")).get("problems")
-
-
-def has_moved(folder: Path) -> bool:
-    """Whether a run has a checkpoint of an iteration; one of its start is written at once."""
-    return any(path.stem.isdigit() and int(path.stem) for path in checkpoints(folder))
-
-
-def stage_folders(top: Path) -> list[Path]:
-    """The stages' runs of a pipeline's folder, in their order; empty where the folder isn't a pipeline's."""
-    return sorted(path.parent for path in top.glob(f"[0-9]-*/{CONFIG_FILE}"))
-
-
 def newest_stage(top: Path) -> Path:
     """The run of the furthest stage that has come beyond its start; of the first where none has."""
     folders = stage_folders(top)
     return next((folder for folder in reversed(folders) if has_moved(folder)), folders[0])
-
-
-def find_last(path: Path, overrides: dict[str, str]) -> Path:
-    """The folder of the pipeline's run that was started or resumed last and has a checkpoint, for that prompt.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    first = load_stages(read_pipeline(path), overrides)[0].config
-    parent = prompt_folder(replace(first, name=path.stem))
-    tops = [top for top in parent.iterdir() if stage_folders(top)] if parent.is_dir() else []
-    begun = [top for top in tops if any(checkpoints(folder) for folder in stage_folders(top))]
-    if not begun:
-        raise ConfigError(
-            f"--resume {LAST}: no run with a checkpoint in {parent}; check configuration and prompt, "
-            "or start a run without --resume"
-        )
-    return max(begun, key=lambda top: (max(last_start(folder)[0] for folder in stage_folders(top)), top.name))

@@ -8,18 +8,13 @@ import zipfile
 
 import pytest
 
-from configs import resuming, runs
 from configs.errors import ConfigError
 from configs.load import load_saved
-from configs.runs import SLUG_LENGTH, create_run_folder, slug, write_config
 from configs.schema import OutputConfig, RunConfig
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """What launching leaves behind for further processes ends with the test."""
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv(runs.RUN_FOLDER_VARIABLE, "")
+from runs.checkpoint_files import find_checkpoint
+from runs.folder import SLUG_LENGTH, create_run_folder, discard_if_unused, slug, write_config
+from runs.processes import RUN_FOLDER_VARIABLE
+from runs.resume import find_last
 
 
 def config(tmp_path, prompt="a red mug", run=None):
@@ -77,7 +72,7 @@ def test_further_processes_join_the_first_ones_folder(tmp_path, monkeypatch):
     first = create_run_folder(config(tmp_path))
     monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning starts it: the first one's environment, and a rank
     assert create_run_folder(config(tmp_path)) == first
-    monkeypatch.delenv(runs.RUN_FOLDER_VARIABLE)  # as torchrun starts it
+    monkeypatch.delenv(RUN_FOLDER_VARIABLE)  # as torchrun starts it
     assert create_run_folder(config(tmp_path, run="mine")) == first.parent / "mine"
     with pytest.raises(ConfigError, match=r"output\.run: .*name the run"):
         create_run_folder(config(tmp_path))
@@ -108,7 +103,7 @@ def test_only_a_folder_without_results_is_discarded(tmp_path):
         write_config(config(tmp_path), folder, [])
     (used / "metrics.csv").write_text("1")
     for folder in (used, unused):
-        runs.discard_if_unused(folder)
+        discard_if_unused(folder)
     assert (used / "config.yaml").exists() and not unused.parent.exists()
 
 
@@ -130,7 +125,7 @@ def run_folder(tmp_path):
 
 
 def newest(folder):
-    found, checkpoint = resuming.find_checkpoint("--resume", folder)
+    found, checkpoint = find_checkpoint("--resume", folder)
     assert found == folder
     return checkpoint.name
 
@@ -145,7 +140,7 @@ def test_the_newest_checkpoint_does_not_depend_on_the_times_of_files(run_folder,
     (run_folder / "checkpoints" / "last.ckpt").unlink()
     assert newest(run_folder) == "001000.ckpt"
     chosen = run_folder / "checkpoints" / "000500.ckpt"
-    assert resuming.find_checkpoint("--resume", chosen) == (run_folder, chosen)
+    assert find_checkpoint("--resume", chosen) == (run_folder, chosen)
 
 
 def test_after_a_resume_from_an_earlier_checkpoint_its_own_are_newer(run_folder):
@@ -153,7 +148,7 @@ def test_after_a_resume_from_an_earlier_checkpoint_its_own_are_newer(run_folder)
     save_checkpoint(run_folder, "001000.ckpt")
     written = save_checkpoint(run_folder, "000500.ckpt")
     os.link(written, written.with_name("last.ckpt"))
-    assert resuming.find_checkpoint("--resume", run_folder)[1].samefile(written)
+    assert find_checkpoint("--resume", run_folder)[1].samefile(written)
 
 
 def test_a_run_killed_before_the_second_name_follows_goes_on_from_a_whole_file(run_folder):
@@ -184,9 +179,9 @@ def test_the_last_run_is_the_one_that_was_started_last(tmp_path):
         (folder / "config.yaml").write_text(f"# 2025-01-0{day}T12:00:00 python launch.py prompt='# 2031-01-01T'\n")
     for folder, age in ((first, 0), (second, 50), (third, 100)):
         save_checkpoint(folder, "last.ckpt", age)
-    assert resuming.find_last(config(tmp_path)) == third
+    assert find_last(config(tmp_path)) == third
     with (first / "config.yaml").open("a") as stream:
         stream.write("# 2025-01-09T12:00:00 python launch.py --resume\n")
-    assert resuming.find_last(config(tmp_path)) == first
+    assert find_last(config(tmp_path)) == first
     with pytest.raises(ConfigError, match=r"--resume last: no run with a checkpoint in .*another-prompt"):
-        resuming.find_last(config(tmp_path, prompt="another prompt"))
+        find_last(config(tmp_path, prompt="another prompt"))

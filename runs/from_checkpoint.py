@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from configs.load import find_device
 from configs.schema import RunConfig
 from guidance.config import GuidanceConfig
 from guidance.image_text import ImageTextModel, load_image_text_model
+from runs.devices import use_threads
+from runs.frozen_model import find_prior
 from systems.checkpoints import check_same_run, read_metadata
 from systems.collapse import measure
 from systems.outputs.pictures import write_png
 from systems.outputs.reports import write_json
-from systems.run import chosen_device, find_prior
 from systems.scenes import Scenes, restore
 from systems.stages import system_class
 
@@ -71,20 +73,21 @@ def export(config: RunConfig, folder: Path, checkpoint: Path) -> list[Path]:
 
 def load_scene(config: RunConfig, checkpoint: Path) -> tuple[Scenes, int]:
     """A checkpoint's scenes, on the configured device, and the iteration that it is of."""
+    use_threads(config.trainer)
     metadata = read_metadata(checkpoint)
     check_same_run(checkpoint, metadata, config)
     scene = restore(system_class(config).scenes_class, config, checkpoint)
-    return scene.to(chosen_device(config)), metadata.iteration
+    return scene.to(find_device(config.trainer.accelerator)), metadata.iteration
 
 
 def _judge_of(config: RunConfig) -> tuple[ImageTextModel | None, str | None]:
     """The image-text model that compares views with the prompt, or why it cannot.
 
-    A default that isn't there is such a reason too; it was nobody's wish.
+    If the default model is missing, return the reason instead of raising.
     """
     path, default = config.guidance.clip_model, GuidanceConfig().clip_model
     try:
-        model = load_image_text_model(find_prior(path, "guidance.clip_model"), chosen_device(config))
+        model = load_image_text_model(find_prior(path, "guidance.clip_model"), find_device(config.trainer.accelerator))
     except (ValueError, FileNotFoundError) as error:
         if path != default:
             raise

@@ -8,11 +8,9 @@ its run is resumed.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import unicodedata
-import zipfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,19 +18,13 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.load import to_yaml
 from configs.schema import RunConfig
-from configs.versions import versions
 from files.whole_files import whole_file
+from runs.processes import is_first_process, share_folder, shared_folder
+from systems.layout import CONFIG_FILE
+from systems.versions import versions
 
-CONFIG_FILE = "config.yaml"
-CHECKPOINT_FOLDER = "checkpoints"
-CHECKPOINTS = "*.ckpt"
-SUMMARY = "summary.json"  # what a run writes last
-NEWEST = "last.ckpt"  # a run's newest checkpoint, under a second name
 START = r"^# (\d{4}-\d\d-\d\dT[\d:]+) "  # the comment on a start, with its local time
 SLUG_LENGTH = 60  # characters, without the hash
-
-# Lightning starts the other processes of a machine with a copy of this one's environment.
-RUN_FOLDER_VARIABLE = "PROLIFICDREAMER_RUN_FOLDER"
 
 
 def slug(prompt: str) -> str:
@@ -55,11 +47,6 @@ def slug(prompt: str) -> str:
 def prompt_folder(config: RunConfig) -> Path:
     """Where all runs of a configuration and prompt lie."""
     return Path(config.output.folder).expanduser() / config.name / slug(config.prompt)
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes; all those of a run execute the same command."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def create_run_folder(config: RunConfig) -> Path:
@@ -89,7 +76,7 @@ def create_run_folder(config: RunConfig) -> Path:
         ) from error
     except OSError as error:
         raise _unwritable(parent, error) from error
-    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    share_folder(folder)
     return folder
 
 
@@ -105,8 +92,9 @@ def _create_dated(parent: Path) -> Path:
 
 
 def _first_process_folder(parent: Path, name: str | None) -> Path:
-    if RUN_FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[RUN_FOLDER_VARIABLE])
+    shared = shared_folder()
+    if shared is not None:
+        return shared
     if name is None:
         raise ConfigError(
             "output.run: processes that a launcher other than this program starts cannot agree on a date; "
@@ -160,36 +148,13 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def last_start(folder: Path) -> tuple[str, str]:
-    """What sorts runs by their last start: its time by ``config.yaml``, and the folder's name."""
+def last_start(folder: Path) -> str:
+    """When a run was started or resumed last, by its ``config.yaml``; "" where that is unknown."""
     path = folder / CONFIG_FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return max(re.findall(START, text, re.MULTILINE), default=""), folder.name
+    return max(re.findall(START, text, re.MULTILINE), default="")
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints: other names, then by iteration, then ``last.ckpt``.
-
-    By names, because a copy or a touch changes the times of files.
-    """
-
-    def key(path: Path) -> tuple[bool, int, str]:
-        return path.name == NEWEST, int(path.stem) if path.stem.isdecimal() else -1, path.name
-
-    return sorted((folder / CHECKPOINT_FOLDER).glob(CHECKPOINTS), key=key)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """``last.ckpt``, which a run renews with every checkpoint; without it, or where it is cut off, the whole one of the
-    highest iteration. None of a run without any; where all are cut off, one of those.
-
-    ``last.ckpt`` goes before a higher number: that is of an attempt before the run was resumed from an earlier
-    checkpoint, or the run was killed before ``last.ckpt`` followed, and will do that part again.
-    """
-    found = checkpoints(folder)
-    return next((path for path in reversed(found) if is_whole(path)), found[-1] if found else None)
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a file is a zip archive to its end, where the directory of one stands."""
-    return zipfile.is_zipfile(checkpoint)
+def stage_folders(top: Path) -> list[Path]:
+    """The stages' runs of a pipeline's folder, in their order; empty where the folder isn't a pipeline's."""
+    return sorted(path.parent for path in top.glob(f"[0-9]-*/{CONFIG_FILE}"))

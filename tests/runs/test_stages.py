@@ -8,19 +8,11 @@ import pytest
 import yaml
 
 import launch
-from configs import pipeline
 from configs.load import load_config, load_saved
-from configs.runs import write_config
 from configs.sources import CONFIG_FOLDER, pipeline_files
-from tests.test_launch import (  # noqa: F401
-    environment,
-    files,
-    finish_the_iteration,
-    interrupt,
-    raised_in,
-    run,
-    save_checkpoint,
-)
+from runs import pipeline
+from runs.folder import write_config
+from tests.runs.stubs import files, finish_the_iteration, interrupt, raised_in, save_checkpoint
 
 NERF, GEOMETRY, TEXTURE = (str(CONFIG_FOLDER / f"vsd-{stage}.yaml") for stage in ("nerf", "geometry", "texture"))
 PROLIFIC = str(CONFIG_FOLDER / "prolific.yaml")
@@ -34,7 +26,7 @@ def finish(config, folder):
     (folder / "summary.json").write_text("{}")  # the stub writes it too, unless this is followed by an interruption
 
 
-def made(run, *arguments):  # noqa: F811
+def made(run, *arguments):
     """The folder of a finished run."""
     run.behave = finish
     assert launch.main(list(arguments)) == 0
@@ -42,18 +34,18 @@ def made(run, *arguments):  # noqa: F811
 
 
 @pytest.fixture
-def nerf(run):  # noqa: F811
+def nerf(run):
     return made(run, "--config", NERF, PROMPT, "output.run=mine", "seed=5", "scene.field.hidden=[16]", "render.size=32")
 
 
 @pytest.fixture
-def geometry(run, nerf):  # noqa: F811
+def geometry(run, nerf):
     return made(run, "--config", GEOMETRY, f"from={nerf}", "output.run=mine", "surface.field.cells=20")
 
 
 @pytest.mark.parametrize("key", ["from", "source"])
 @pytest.mark.parametrize("place", ["", "checkpoints/last.ckpt"])
-def test_a_stage_takes_over_what_belongs_to_the_earlier_run(key, place, nerf, run, capsys):  # noqa: F811
+def test_a_stage_takes_over_what_belongs_to_the_earlier_run(key, place, nerf, run, capsys):
     assert launch.main(["--config", GEOMETRY, f"{key}={nerf / place}"]) == 0
     (action, config, folder, resume), = run.calls  # fmt: skip
     assert (action, resume, config.stage) == ("train", None, "geometry")
@@ -65,14 +57,14 @@ def test_a_stage_takes_over_what_belongs_to_the_earlier_run(key, place, nerf, ru
     assert f"source   {config.source}" in capsys.readouterr().out
 
 
-def test_the_texture_takes_over_the_surface_too(geometry, run):  # noqa: F811
+def test_the_texture_takes_over_the_surface_too(geometry, run):
     assert launch.main(["--config", TEXTURE, f"from={geometry}"]) == 0
     config = run.calls[0][1]
     assert (config.prompt, config.seed, config.surface.field.cells) == ("a blue chair", 5, 20)
     assert config.guidance.loss == "vsd" and config.scene.field.hidden == (16,)
 
 
-def test_the_command_line_may_state_another_prompt_seed_and_prior(nerf, run):  # noqa: F811
+def test_the_command_line_may_state_another_prompt_seed_and_prior(nerf, run):
     other = ["prompt=a red chair", "seed=6", "prior=sd21"]
     assert launch.main(["--config", GEOMETRY, f"from={nerf}", *other]) == 0
     config = run.calls[0][1]
@@ -81,7 +73,7 @@ def test_the_command_line_may_state_another_prompt_seed_and_prior(nerf, run):  #
     assert config.scene.field.hidden == (16,)
 
 
-def test_so_may_a_file(nerf, run, tmp_path):  # noqa: F811
+def test_so_may_a_file(nerf, run, tmp_path):
     text = Path(GEOMETRY).read_text() + f"prompt: a red chair\nprior: sd21\nsource: {nerf}\niterations: 9\n"
     (tmp_path / "mine.yaml").write_text(text)
     assert launch.main(["--config", "mine.yaml"]) == 0
@@ -93,7 +85,7 @@ def test_so_may_a_file(nerf, run, tmp_path):  # noqa: F811
     assert (config.prior.path, config.prior.preset, config.seed) == ("priors/mini", "mini", 6)
 
 
-def test_the_prior_is_the_earlier_runs(run, tmp_path):  # noqa: F811
+def test_the_prior_is_the_earlier_runs(run, tmp_path):
     (tmp_path / "model").mkdir()
     for choice, preset, size in ((["prior=sd21"], "sd21", 512), (["prior=./model"], "custom", 512)):
         folder = made(run, "--config", NERF, *choice)
@@ -126,11 +118,11 @@ MISTAKES = {
     "its own kind": ([GEOMETRY, "from={geometry}"], "is of the stage 'geometry', but the stage 'geometry'"),
     "from nothing": ([NERF, "from={nerf}"], "the stage 'nerf' starts from nothing; leave out from="),
     "twice": ([GEOMETRY, "from={nerf}", "source={nerf}"], "source is given twice"),
-    "radius": ([GEOMETRY, "from={nerf}", "surface.field.radius=2"], "surface.field.radius: 2.0 here, 1.0 in the run"),
+    "radius": ([GEOMETRY, "from={nerf}", "scene.field.radius=2"], "scene.field.radius: 2 here, 1.0 in the run"),
     "particles": ([GEOMETRY, "from={nerf}", "particles=4"], "particles: 4 here, 1 in the run", "leave them out"),
     "scene": ([GEOMETRY, "from={nerf}", "scene.field.hidden=[8]"], "scene.field.hidden: [8] here, [16] in the run"),
     "surface": ([TEXTURE, "from={geometry}", "surface.field.cells=9"], "surface.field.cells: 9 here, 20 in the run"),
-    "radius of a file": (["wide.yaml", "from={nerf}"], "surface.field.radius: 2.0 here, 1.0 in the run"),
+    "radius of a file": (["wide.yaml", "from={nerf}"], "scene.field.radius: 2.0 here, 1.0 in the run"),
     "preset": ([NERF, "prior.preset=sd21"], "prior.preset: follows from the prior"),
     "pipeline with from": ([PROLIFIC, "from={nerf}"], "from: ", "but a pipeline starts from a prompt"),
     "pipeline's last stage": ([PROLIFIC, "texture.render.sze=3"], "render.sze: unknown key", "did you mean 'size'?"),
@@ -142,20 +134,27 @@ MISTAKES = {
     "pipeline with more": (["more.yaml"], "seed: unknown key; a pipeline holds stages alone"),
     "pipeline with a field's name": (["name.yaml"], "stages.render: is also a field of a run"),
     "source of a file": (["number.yaml"], "source: 5 in number.yaml is not a path"),
-    "formats": ([NERF, "export.formats=[glb,stl]"], "export.formats: stl is not among glb, obj, ply, html"),
-    "faces": ([NERF, "export.faces=2"], "export.faces: 2 is too few"),
+    "formats": (
+        [NERF, "export.formats=[glb,stl]"],
+        "export.formats: ['glb', 'stl'] in the command line: must be a list",
+        "one of glb, obj, ply, html",
+    ),
+    "faces": (
+        [NERF, "export.faces=2"],
+        "export.faces: 2 in the command line: must be a whole number from 4 on or null",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_message_and_status_2(case, nerf, geometry, run, capsys, tmp_path):  # noqa: F811
+def test_a_mistake_is_one_message_and_status_2(case, nerf, geometry, run, capsys, tmp_path):
     cut = nerf.parent / "cut"
     (cut / "checkpoints").mkdir(parents=True)
     (cut / "checkpoints/last.ckpt").write_bytes(b"PK")
     write_config(load_saved(nerf / "config.yaml", {})[0], cut, [])
     (tmp_path / "empty").mkdir()
     content = yaml.safe_load(Path(GEOMETRY).read_text())
-    content["surface"] = {"field": {"radius": 2.0}}
+    content["scene"] = {"field": {"radius": 2.0}}
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "number.yaml").write_text(yaml.safe_dump(content | {"source": 5}))
     lines = {"late": {"geometry": GEOMETRY}, "order": {"nerf": NERF, "texture": TEXTURE}, "none": {}}
@@ -176,7 +175,7 @@ def test_a_mistake_is_one_message_and_status_2(case, nerf, geometry, run, capsys
     assert not run.calls and files(tmp_path) == before
 
 
-def test_a_started_stage_keeps_its_source(nerf, geometry, run, capsys):  # noqa: F811
+def test_a_started_stage_keeps_its_source(nerf, geometry, run, capsys):
     assert launch.main(["--resume", str(geometry), f"from={nerf}"]) == 0
     other = made(run, "--config", NERF, PROMPT)
     assert launch.main(["--resume", str(geometry), f"from={other}"]) == 2
@@ -188,11 +187,11 @@ def test_a_started_stage_keeps_its_source(nerf, geometry, run, capsys):  # noqa:
     assert [call[2] for call in run.calls[-2:]] == [geometry, geometry]
 
 
-def stages_run(run):  # noqa: F811
+def stages_run(run):
     return [folder.name for _, _, folder, _ in run.calls]
 
 
-def test_a_pipeline_runs_its_stages_in_order(run):  # noqa: F811
+def test_a_pipeline_runs_its_stages_in_order(run):
     run.behave = finish
     overrides = [PROMPT, "particles=2", "geometry.iterations=7", "texture.guidance.guidance_scale=3", "seed=4"]
     assert launch.main(["--config", PROLIFIC, *overrides]) == 0
@@ -209,7 +208,7 @@ def test_a_pipeline_runs_its_stages_in_order(run):  # noqa: F811
     assert all(load_saved(folder / "config.yaml", {})[0] == config for _, config, folder, _ in run.calls)
 
 
-def test_a_pipelines_file_may_state_fields_of_a_stage(run, tmp_path):  # noqa: F811
+def test_a_pipelines_file_may_state_fields_of_a_stage(run, tmp_path):
     stages = {"nerf": {"config": NERF, "iterations": 5, "render": {"size": 40}}, "geometry": {"config": GEOMETRY}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     run.behave = finish
@@ -219,7 +218,7 @@ def test_a_pipelines_file_may_state_fields_of_a_stage(run, tmp_path):  # noqa: F
     assert configs[1].render.size == 64 and len(configs) == 2
 
 
-def test_a_pipeline_stops_before_the_stage_after_one_without_a_surface(run, capsys):  # noqa: F811
+def test_a_pipeline_stops_before_the_stage_after_one_without_a_surface(run, capsys):
     run.behave, run.found = finish, {"problems": ["particle 1 has no mesh: empty"]}
     assert launch.main(["--config", PROLIFIC, PROMPT, "particles=2", "output.run=mine"]) == launch.NO_SURFACE
     assert stages_run(run) == ["1-nerf"]
@@ -252,7 +251,7 @@ def stopped(stage, stop):
 
 @pytest.mark.parametrize("how", ["folder", "last"])
 @pytest.mark.parametrize("stage", ["nerf", "geometry", "texture"])
-def test_a_pipeline_goes_on_in_the_stage_that_was_stopped(how, stage, run, capsys, tmp_path):  # noqa: F811
+def test_a_pipeline_goes_on_in_the_stage_that_was_stopped(how, stage, run, capsys, tmp_path):
     run.behave = stopped(stage, interrupt)
     assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
     top = tmp_path / "outputs/prolific/a-blue-chair/mine"
@@ -272,7 +271,7 @@ def test_a_pipeline_goes_on_in_the_stage_that_was_stopped(how, stage, run, capsy
     assert not run.calls and "all stages are finished" in capsys.readouterr().out
 
 
-def test_a_signal_in_a_stages_last_iteration_does_not_start_the_next_one(run, capsys):  # noqa: F811
+def test_a_signal_in_a_stages_last_iteration_does_not_start_the_next_one(run, capsys):
     def behave(config, folder):
         finish(config, folder)
         finish_the_iteration(config, folder)
@@ -285,7 +284,7 @@ def test_a_signal_in_a_stages_last_iteration_does_not_start_the_next_one(run, ca
     assert "the run is finished; its results are in" in capsys.readouterr().err
 
 
-def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):  # noqa: F811
+def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):
     run.behave = stopped("geometry", interrupt)
     assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
     top = tmp_path / "outputs/prolific/a-blue-chair/mine"
@@ -311,7 +310,7 @@ def test_changes_to_a_pipeline_that_has_begun(run, capsys, tmp_path):  # noqa: F
         ("texture.surface.field.cells=20", "surface.field.cells: 20 here"),
     ],
 )
-def test_a_refused_change_to_a_pipeline_leaves_it_as_it_was(change, part, run, capsys, tmp_path):  # noqa: F811
+def test_a_refused_change_to_a_pipeline_leaves_it_as_it_was(change, part, run, capsys, tmp_path):
     run.behave = stopped("geometry", interrupt)
     assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
     top = tmp_path / "outputs/prolific/a-blue-chair/mine"
@@ -322,7 +321,7 @@ def test_a_refused_change_to_a_pipeline_leaves_it_as_it_was(change, part, run, c
     assert not run.calls and files(top) == before
 
 
-def test_a_pipeline_that_was_moved_goes_on(run, tmp_path):  # noqa: F811
+def test_a_pipeline_that_was_moved_goes_on(run, tmp_path):
     run.behave = stopped("geometry", interrupt)
     assert launch.main(["--config", PROLIFIC, PROMPT, "output.run=mine"]) == launch.INTERRUPTED
     top = (tmp_path / "outputs/prolific/a-blue-chair/mine").rename(tmp_path / "moved")
@@ -334,7 +333,7 @@ def test_a_pipeline_that_was_moved_goes_on(run, tmp_path):  # noqa: F811
     assert load_saved(top / "2-geometry/config.yaml", {})[0].source == run.calls[0][1].source
 
 
-def test_a_mistake_in_a_later_stage_keeps_the_earlier_ones(run, capsys, tmp_path):  # noqa: F811
+def test_a_mistake_in_a_later_stage_keeps_the_earlier_ones(run, capsys, tmp_path):
     def behave(config, folder):
         if config.stage == "geometry":
             raised_in("models.sdf_init", "ValueError('level: the level set is empty; levels that would work: 3')")(
@@ -356,14 +355,14 @@ def test_a_mistake_in_a_later_stage_keeps_the_earlier_ones(run, capsys, tmp_path
     assert stages_run(run) == ["2-geometry", "3-texture"] and run.calls[0][1].surface.level == 3
 
 
-def test_a_mistake_in_the_first_stage_leaves_nothing(run, tmp_path):  # noqa: F811
+def test_a_mistake_in_the_first_stage_leaves_nothing(run, tmp_path):
     run.behave = raised_in("systems.checkpoints", "ValueError('prior: none')")
     assert launch.main(["--config", PROLIFIC]) == 2
     assert files(tmp_path) == {} and not (tmp_path / "outputs/prolific").exists()
 
 
 @pytest.mark.parametrize("mode", ["test", "export"])
-def test_export_of_a_pipeline_is_that_of_its_furthest_stage(mode, run, tmp_path):  # noqa: F811
+def test_export_of_a_pipeline_is_that_of_its_furthest_stage(mode, run, tmp_path):
     run.behave = stopped("texture", interrupt)
     assert launch.main(["--config", PROLIFIC, "output.run=mine"]) == launch.INTERRUPTED
     top = tmp_path / "outputs/prolific/a-red-mug/mine"
@@ -374,7 +373,7 @@ def test_export_of_a_pipeline_is_that_of_its_furthest_stage(mode, run, tmp_path)
     assert folder == top / "3-texture" / mode / "000001" and checkpoint.name == "000001.ckpt"
 
 
-def test_a_stage_that_has_only_begun_has_nothing_to_export(run, tmp_path):  # noqa: F811
+def test_a_stage_that_has_only_begun_has_nothing_to_export(run, tmp_path):
     def behave(config, folder):
         if config.stage == "texture":
             save_checkpoint(folder, "000000.ckpt")

@@ -1,92 +1,28 @@
 """The command line: what a user does, what goes wrong, and what it says then.
 
-Training itself is replaced by a stub of ``systems.run`` and ``systems.from_checkpoint``; everything before and
+Training itself is replaced by a stub of ``runs.train`` and ``runs.from_checkpoint``; everything before and
 around it is real.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import types
-import zipfile
 from pathlib import Path
 
 import pytest
 
 import launch
-import systems
-from configs import resuming, runs
+from configs.fields import flatten, run_policies
 from configs.load import load_saved
+from configs.schema import RunConfig
 from configs.sources import CONFIG_FOLDER
 from priors.tokenizer import build_tokenizer
+from runs.processes import RUN_FOLDER_VARIABLE
+from tests.runs.stubs import LOOP, files, finish_the_iteration, interrupt, module, raised_in, save_checkpoint
 
 REPOSITORY = CONFIG_FOLDER.parent
 VSD, SDS = (str(CONFIG_FOLDER / name) for name in ("vsd-nerf.yaml", "sds-nerf.yaml"))
-
-# Executed under the names of the modules that it stands for: what counts as a mistake depends on them.
-STUB = """
-class Interrupted(Exception):
-    pass
-
-def train(config, folder, resume=None, begun=None):
-    calls.append(("train", config, folder, resume))
-    check(config, folder)
-    if begun is not None:
-        begun()
-    behave(config, folder)
-    summary = {"iterations": 600, "training_seconds": 571.2, "files": ["turntable.mp4", "mesh.glb"], "problems": []}
-    (folder / "summary.json").write_text(json.dumps(summary | found))
-
-def test(config, folder, checkpoint):
-    calls.append(("test", config, folder, checkpoint))
-    return {"particles": [{"similarity": None, "opacity": 0.25}], "without_similarity": "no such word"}
-
-def export(config, folder, checkpoint):
-    calls.append(("export", config, folder, checkpoint))
-"""
-LOOP = "def advance(step):\n    step()\n"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv(runs.RUN_FOLDER_VARIABLE, "")
-
-
-def module(name, source, **names):
-    made = types.ModuleType(name)
-    vars(made).update(names)
-    exec(source, vars(made))
-    return made
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """The stub; ``run.check`` is what comes before training, ``run.behave`` what training does, ``run.found`` what the
-    summary says."""
-    nothing = lambda config, folder: None  # noqa: E731
-    stub = module("systems.run", STUB, calls=[], check=nothing, behave=nothing, found={}, json=json)
-    for name in ("run", "from_checkpoint"):
-        monkeypatch.setitem(sys.modules, f"systems.{name}", stub)
-        monkeypatch.setattr(systems, name, stub, raising=False)
-    return stub
-
-
-def raised_in(name, expression, **names):
-    """A behaviour that raises what an expression makes, from inside a module of that name."""
-    source = f"def behave(config, folder):\n    raise {expression}\n"
-    return module(name, source, **names).behave
-
-
-def save_checkpoint(folder, name="last.ckpt"):
-    path = folder / "checkpoints" / name
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:  # the format of torch.save
-        archive.writestr("data", "x" * 100)
-    return path
 
 
 @pytest.fixture
@@ -96,11 +32,6 @@ def finished(run):
     folder = run.calls.pop()[2]
     save_checkpoint(folder)
     return folder
-
-
-def files(folder):
-    """Every file below a folder, with its content."""
-    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def test_a_run_gets_its_configuration_and_its_folder(run, capsys):
@@ -136,7 +67,7 @@ def test_a_particle_without_a_surface_has_its_own_status(run, capsys, monkeypatc
         assert part in said.err
     assert (run.calls[0][2] / "summary.json").is_file()
     monkeypatch.setenv("LOCAL_RANK", "1")  # a status other than 0 of another process would end the first one
-    monkeypatch.setenv(runs.RUN_FOLDER_VARIABLE, str(run.calls[0][2]))
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, str(run.calls[0][2]))
     assert launch.main(["--config", VSD, "output.run=mine"]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -159,17 +90,23 @@ MISTAKES = {
     "unknown option": (["--config", VSD, "--confg", "x"], "unrecognized arguments: --confg", "--help"),
     "unknown mode": (["--mode", "paint"], "argument --mode: invalid choice: 'paint'", "train", "export"),
     "unknown key": (["--config", VSD, "render.sze=3"], "render.sze: unknown key", "did you mean 'size'?"),
-    "wrong type": (["--config", VSD, "render.size=big"], "render.size: 'big' in the command line", "a whole number"),
-    "out of range": (["--config", VSD, "render.size=0"], "render.size: 0 must be positive"),
+    "wrong type": (
+        ["--config", VSD, "render.size=big"],
+        "render.size: 'big' in the command line: must be a positive whole number",
+    ),
+    "out of range": (
+        ["--config", VSD, "render.size=0"],
+        "render.size: 0 in the command line: must be a positive whole number; the default is 512",
+    ),
     "no value": (["--config", VSD, "prompt"], "'prompt' is not of the form key=value"),
-    "empty prompt": (["--config", VSD, "prompt="], "prompt: '' is empty; say what to make"),
+    "empty prompt": (["--config", VSD, "prompt="], "prompt: '' in the command line: must say what to make"),
     "unknown prior": (
         ["--config", VSD, "prior=sd3"],
         "prior: 'sd3' is no preset",
         "allowed: flux, mini, sd15, sd21, sd35, sdxl",
     ),
     "bad yaml": (["--config", "bad.yaml"], "bad.yaml: line 2, column", "not valid YAML", "correct the file"),
-    "bad value in yaml": (["--config", "low.yaml"], "seed: -5 must be 0 or more", "seed is set in low.yaml"),
+    "bad value in yaml": (["--config", "low.yaml"], "seed: -5 in low.yaml: must be a whole number from 0 on"),
     "no cuda": (["--config", VSD, "trainer.accelerator=cuda"], "trainer.accelerator: 'cuda' is asked for"),
     "file in the way": (["--config", VSD, "output.folder=low.yaml"], "output.folder: cannot write to low.yaml/vsd"),
     "no checkpoint": (["--resume", "no.ckpt"], "--resume: no.ckpt does not exist"),
@@ -343,14 +280,6 @@ def lightning_stops(config, folder):
         sys.exit(1)
 
 
-def interrupt(config, folder):
-    raise KeyboardInterrupt
-
-
-def finish_the_iteration(config, folder):
-    raise sys.modules["systems.run"].Interrupted("stopped after iteration 3")
-
-
 @pytest.mark.parametrize("stop", [interrupt, lightning_stops, finish_the_iteration])
 @pytest.mark.parametrize("saved", [True, False])
 def test_ctrl_c_says_how_to_resume(stop, saved, run, capsys):
@@ -433,16 +362,29 @@ def test_a_test_may_draw_and_measure_otherwise_and_says_what_it_found(finished, 
     assert len(run.calls) == 1 and files(finished) == before
 
 
-@pytest.mark.parametrize("key", resuming.MAY_CHANGE_ON_RESUME)
-def test_what_may_change_is_a_field(key, finished, run):
-    values = {"logger": "wandb", "trainer.accelerator": "cpu", "export.formats": "[ply]", "export.texture_size": "64"}
-    values |= {"prior.precision": "bf16", "trainer.precision": "bf16-mixed", "estimator.gradient_checkpointing": "true"}
-    schedules = ("optimizer.lr_grid", "optimizer.lr_mlp", "regularizers.entropy", "regularizers.sparsity")
-    schedules += ("optimizer.lr_image", "optimizer.lr_geometry")
-    values |= {"collapse.enabled": "false"} | dict.fromkeys(schedules, "[[0, 7]]")
-    values |= {"guidance.one_batch": "false", "export.floater_share": "0.5"}
-    value = values.get(key, "torch" if key.endswith("backend") else "7")
-    assert launch.main(["--resume", str(finished), f"{key}={value}"]) == 0
+#: By field, a value other than the schema's and the presets', where neither 7 nor [[0, 7]] is one.
+OTHER_VALUES = {
+    "logger": "wandb",
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "bf16-mixed",
+    "prior.precision": "bf16",
+    "estimator.gradient_checkpointing": "true",
+    "guidance.one_batch": "false",
+    "collapse.enabled": "false",
+    "regularizers.transmittance_target": "[[0, 0.3]]",
+    "export.formats": "[ply]",
+    "export.texture_size": "64",
+    "export.floater_share": "0.5",
+}
+
+
+@pytest.mark.parametrize("key", [key for key, policy in run_policies().items() if policy.may_change("resume")])
+def test_a_resumed_run_takes_what_its_policy_allows(key, finished, run):
+    value = flatten(RunConfig())[key]
+    other = OTHER_VALUES.get(
+        key, "torch" if key.endswith("backend") else "[[0, 7]]" if isinstance(value, list) else "7"
+    )
+    assert launch.main(["--resume", str(finished), f"{key}={other}"]) == 0
 
 
 @pytest.mark.parametrize("length", [0, 50, -1])
@@ -489,13 +431,6 @@ def test_an_existing_run_is_never_overwritten(finished, run, capsys, tmp_path):
     assert launch.main(["--config", VSD, "prompt=a blue chair", "output.run=mine"]) == 2
     assert "output.run: 'mine' exists already" in capsys.readouterr().err
     assert not run.calls and files(tmp_path) == before
-
-
-def test_threads_of_the_configuration(run, monkeypatch):
-    counts = []
-    monkeypatch.setattr("torch.set_num_threads", counts.append)
-    assert launch.main(["--config", VSD, "trainer.threads=3", "trainer.accelerator=cpu"]) == 0
-    assert counts == [3]
 
 
 def test_waiting_threads_do_not_spin():

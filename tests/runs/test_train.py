@@ -17,10 +17,12 @@ import trimesh
 from lightning import Callback
 from PIL import Image
 
-import systems.run as run
 from configs.schema import PriorConfig
+from guidance.building import preset_remark
 from guidance.loading import load_prior
-from systems import from_checkpoint
+from runs import devices, from_checkpoint, frozen_model
+from runs import train as run
+from runs.processes import RUN_FOLDER_VARIABLE, agreed_folder
 from systems.nerf import NeRFParticles, NeRFSystem
 from systems.outputs import reports
 from systems.outputs.pictures import write_video
@@ -55,19 +57,19 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(("save", "preset"), [(save_tiny_sd3, "sd35"), (save_tiny_flux, "flux")])
-def test_a_flow_under_a_preset_for_other_models_is_told(save, preset, config, tmp_path) -> None:
+def test_a_flow_under_a_preset_for_other_models_is_told(save, preset, tmp_path) -> None:
     prior = load_prior(save(tmp_path))
 
     def remark(name: str) -> str | None:
-        return run.preset_remark(replace(config, prior=PriorConfig("mine", name)), prior)
+        return preset_remark(prior, name, "mine")
 
     for other in ("custom", "sd21"):
         assert f"{other!r}" in remark(other) and f"prior={preset} prior.path=mine brings" in remark(other)
     assert remark("sd35") is None and remark("flux") is None
 
 
-def test_a_model_that_is_no_flow_needs_no_remark(config, prior) -> None:
-    assert run.preset_remark(replace(config, prior=PriorConfig("mine", "custom")), prior) is None
+def test_a_model_that_is_no_flow_needs_no_remark(prior) -> None:
+    assert preset_remark(prior, "custom", "mine") is None
 
 
 def test_films_play_everywhere(finished: Path) -> None:
@@ -127,7 +129,7 @@ def test_a_model_for_similarities_that_was_named_must_load(finished: Path, two, 
 
 
 def test_the_default_model_for_similarities_may_be_absent(finished: Path, two, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(frozen_model, "REPOSITORY", tmp_path)
     monkeypatch.chdir(tmp_path)
     figures = from_checkpoint.test(two, tmp_path / "test", finished / "checkpoints/last.ckpt")
     assert "'priors/judge' is neither in the current folder" in figures["without_similarity"]
@@ -220,7 +222,7 @@ def test_gradients_on_a_cpu_do_not_depend_on_the_order_of_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with run.ordered_sums("cpu"):
+        with devices.ordered_sums("cpu"):
             first = gradient()
             assert all(torch.equal(first, gradient()) for _ in range(10))
         assert not torch.are_deterministic_algorithms_enabled()
@@ -244,19 +246,20 @@ def test_training_runs_with_ordered_sums(config, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "16-mixed")])
 def test_number_formats_by_device(config, monkeypatch, has_bf16, precision) -> None:
     """GPUs before Ampere multiply fp16 only."""
-    assert run.chosen_precision(config) == "32-true"
+    assert devices.chosen_precision(config.trainer) == "32-true"
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     on_cuda = replace(config, trainer=replace(config.trainer, accelerator="cuda"))
-    assert run.chosen_precision(on_cuda) == precision
+    assert devices.chosen_precision(on_cuda.trainer) == precision
     asked = replace(on_cuda, trainer=replace(on_cuda.trainer, precision="32-true"))
-    assert run.chosen_precision(asked) == "32-true"
+    assert devices.chosen_precision(asked.trainer) == "32-true"
 
 
 def test_the_need_for_memory_is_told_before_anything_is_loaded(config, tmp_path, monkeypatch, capsys) -> None:
     def load(*_):
         raise MemoryError
 
-    monkeypatch.setattr(run, "load_prior", load)
+    monkeypatch.setattr(frozen_model, "load_prior", load)
     with pytest.raises(MemoryError):
         run.train(config, tmp_path)
     assert (
@@ -266,22 +269,22 @@ def test_the_need_for_memory_is_told_before_anything_is_loaded(config, tmp_path,
 
 def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(frozen_model, "REPOSITORY", tmp_path / "repository")
     with pytest.raises(FileNotFoundError, match=r"'priors/mini' is neither in the current folder nor .* none"):
-        run.find_prior("priors/mini")
+        frozen_model.find_prior("priors/mini")
     (tmp_path / "repository/priors/mini").mkdir(parents=True)
-    assert run.find_prior("priors/mini") == str(tmp_path / "repository/priors/mini")
+    assert frozen_model.find_prior("priors/mini") == str(tmp_path / "repository/priors/mini")
     (tmp_path / "priors/mini").mkdir(parents=True)
-    assert run.find_prior("priors/mini") == "priors/mini"
-    assert run.find_prior("owner/name") == "owner/name"
+    assert frozen_model.find_prior("priors/mini") == "priors/mini"
+    assert frozen_model.find_prior("owner/name") == "owner/name"
 
 
 def test_ranks_agree_on_the_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setenv(run.RUN_FOLDER_VARIABLE, "old")
-    assert run.agreed_folder(tmp_path / "12-00-00") == tmp_path / "12-00-00"
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "old")
+    assert agreed_folder(tmp_path / "12-00-00") == tmp_path / "12-00-00"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert run.agreed_folder(tmp_path / "12-00-01") == tmp_path / "12-00-00"
+    assert agreed_folder(tmp_path / "12-00-01") == tmp_path / "12-00-00"
 
 
 def test_odd_films_are_refused(tmp_path) -> None:

@@ -7,14 +7,17 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from configs import sources
+from configs import load, sources
 from configs.errors import ConfigError
-
-if TYPE_CHECKING:  # importing PyTorch takes seconds: the plainest mistakes don't wait for it
-    from configs.lineage import Earlier
-    from configs.schema import RunConfig
+from configs.lineage import Earlier
+from configs.schema import RunConfig
+from runs import folder as folders
+from runs import pipeline, resume
+from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished
+from runs.processes import is_first_process
+from settings.schedules import value_at
+from systems.layout import CONFIG_FILE
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,17 @@ def make_plans(options: argparse.Namespace, arguments: Sequence[str]) -> list[Pl
     """
     overrides = sources.split_overrides(options.overrides)
     is_pipeline = False
-    if options.config is not None:  # a file's own mistakes are told before PyTorch is imported
+    if options.config is not None:
         is_pipeline = options.config.is_file() and sources.is_pipeline(options.config)
-        if not is_pipeline:
-            sources.read_config(options.config)
-    if "prior" in overrides:
-        sources.choose_prior(overrides["prior"])
     if not (options.resume or options.checkpoint):
         plan = _plan_new_pipeline if is_pipeline else _plan_new_run
         return plan(options, arguments, overrides)
 
-    from configs import pipeline, resuming
-
     option = "--checkpoint" if options.checkpoint else "--resume"
     place = Path(options.checkpoint or options.resume).expanduser()
-    if options.resume == resuming.LAST:
-        place = pipeline.find_last(options.config, overrides) if is_pipeline else _find_last(options, overrides)
-    if pipeline.stage_folders(place):
+    if options.resume == resume.LAST:
+        place = resume.find_last(_asked(options, overrides, is_pipeline))
+    if folders.stage_folders(place):
         if options.config is not None and not is_pipeline:
             raise ConfigError(f"{option}: {place} is a pipeline's folder, --config a single stage; leave out --config")
         if options.mode == "train":
@@ -67,13 +64,11 @@ def make_plans(options: argparse.Namespace, arguments: Sequence[str]) -> list[Pl
 
 
 def _plan_new_run(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    from configs import load, runs
-
     loaded = load.load_config(options.config, *_with_source(options, overrides))
-    folder = runs.create_run_folder(loaded.config)
-    is_new = runs.is_first_process()
+    folder = folders.create_run_folder(loaded.config)
+    is_new = is_first_process()
     if is_new:
-        runs.write_config(loaded.config, folder, arguments)
+        folders.write_config(loaded.config, folder, arguments)
     origin = f"{options.config}, prior preset {loaded.prior.preset}"
     return [Plan("train", loaded.config, folder, None, is_new, origin)]
 
@@ -82,18 +77,16 @@ def _with_source(
     options: argparse.Namespace, overrides: dict[str, str], required: bool = True
 ) -> tuple[dict[str, str], Earlier | None]:
     """The overrides without the source, and the run that it names."""
-    from configs import resuming
-
-    earlier = resuming.find_earlier(options.config, overrides, required)
+    earlier = resume.find_earlier(options.config, overrides, required)
     return {key: text for key, text in overrides.items() if key != "source"}, earlier
 
 
-def _find_last(options: argparse.Namespace, overrides: dict[str, str]) -> Path:
-    from configs import load, resuming
-
-    return resuming.find_last(
-        load.load_config(options.config, *_with_source(options, overrides, required=False)).config
-    )
+def _asked(options: argparse.Namespace, overrides: dict[str, str], is_pipeline: bool) -> RunConfig:
+    """The configuration that the command line asks for; of a pipeline its first stage's, under the pipeline's name."""
+    if is_pipeline:
+        first = pipeline.load_stages(pipeline.read_pipeline(options.config), overrides)[0].config
+        return replace(first, name=options.config.stem)
+    return load.load_config(options.config, *_with_source(options, overrides, required=False)).config
 
 
 def _plan_from_checkpoint(
@@ -104,38 +97,32 @@ def _plan_from_checkpoint(
     overrides: dict[str, str],
     of_pipeline: bool,
 ) -> Plan:
-    from configs import load, resuming, runs
-
-    folder, checkpoint = resuming.find_checkpoint(option, place)
+    folder, checkpoint = find_checkpoint(option, place)
     source = overrides.pop("source", None)  # the run has begun: what it took over lies in its checkpoint
-    saved, wanted = load.load_saved(folder / runs.CONFIG_FILE, overrides)
+    saved, wanted = load.load_saved(folder / CONFIG_FILE, overrides)
     if source is not None:
-        resuming.check_same_source(option, folder, saved, source)
+        resume.check_same_source(option, folder, saved, source)
     if options.config is not None and not of_pipeline:
-        resuming.check_same_name(option, folder, saved, load.load_config(options.config, overrides).config)
-    resuming.check_changes(option, folder, saved, wanted, options.mode)
+        resume.check_same_name(option, folder, saved, load.load_config(options.config, overrides).config)
+    resume.check_changes(option, folder, saved, wanted, options.mode)
 
     def record() -> None:
-        runs.write_config(wanted, folder, arguments)
+        folders.write_config(wanted, folder, arguments)
 
-    return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / runs.CONFIG_FILE), record=record)
+    return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / CONFIG_FILE), record=record)
 
 
 def _plan_new_pipeline(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    from configs import pipeline
-
     top, left = pipeline.begin(options.config, overrides, arguments)
     return [Plan("train", run.config, run.folder, None, True, run.origin, top) for run in left]
 
 
 def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    from configs import pipeline, runs
-
     left = pipeline.go_on(top, overrides)
 
     def record() -> None:  # for all stages at once: an interruption of the first keeps what was said of the next
         for run in left:
-            runs.write_config(run.config, run.folder, arguments)
+            folders.write_config(run.config, run.folder, arguments)
 
     plans = [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
     if plans:
@@ -147,9 +134,6 @@ def how_to_resume(plan: Plan | None) -> str:
     """The command that goes on with an interrupted run."""
     if plan is None or plan.mode != "train":
         return "nothing was lost; give the same command again"
-    from configs.pipeline import is_finished
-    from configs.runs import checkpoints
-
     if plan.pipeline is None and is_finished(plan.folder, plan.config):
         return f"the run is finished; its results are in {plan.folder}"
     if not checkpoints(plan.folder) and not has_finished_stages(plan):
@@ -159,6 +143,17 @@ def how_to_resume(plan: Plan | None) -> str:
 
 def has_finished_stages(plan: Plan) -> bool:
     """Whether a pipeline has come beyond its first stage."""
-    from configs.pipeline import stage_folders
+    return plan.pipeline is not None and plan.folder != folders.stage_folders(plan.pipeline)[0]
 
-    return plan.pipeline is not None and plan.folder != stage_folders(plan.pipeline)[0]
+
+def beyond_the_end(config: RunConfig) -> list[str]:
+    """Remarks on schedules of noise levels that would change only after the run's last iteration."""
+    found = []
+    for name, knots in vars(config.noise).items() if config.guidance.reads == "latents" else ():
+        at, value = knots[-1]
+        if at >= config.iterations and value != value_at(knots, config.iterations - 1):
+            found.append(
+                f"noise.{name} comes to {value:g} at iteration {at:g}, beyond this run's {config.iterations}; for an "
+                f"earlier change: noise.{name}='[[iteration,value],...]'"
+            )
+    return found

@@ -29,15 +29,30 @@ def scaled(knots: Knots, factor: float) -> Knots:
     return [[iteration * factor, value] for iteration, value in knots]
 
 
-def check_knots(name: str, knots: Knots) -> None:
-    """Raise a ValueError that names the field unless ``knots`` is a schedule."""
+def check_knots(knots: Knots) -> Knots:
+    """Return ``knots``; raise a ValueError unless they are a schedule."""
     example = "write [[0, 0.98], [5000, 0.98], [5000, 0.5]]"
     if not knots or any(len(knot) != 2 for knot in knots):
-        raise ValueError(f"{name}: {knots} is no list of [iteration, value] pairs; {example}")
+        raise ValueError(f"must be a list of [iteration, value] pairs; {example}")
     if not all(math.isfinite(number) for knot in knots for number in knot):
-        raise ValueError(f"{name}: {knots} holds numbers that are not finite; {example}")
+        raise ValueError(f"must hold finite numbers; {example}")
     iterations = [knot[0] for knot in knots]
     if any(iteration < 0 or iteration != int(iteration) for iteration in iterations):
-        raise ValueError(f"{name}: iterations must be whole numbers from 0 on, not {iterations}; {example}")
+        raise ValueError(f"iterations must be whole numbers from 0 on, not {iterations}; {example}")
     if iterations != sorted(iterations):
-        raise ValueError(f"{name}: iterations must not decrease, but are {iterations}; {example}")
+        raise ValueError(f"iterations must not decrease, but are {iterations}; {example}")
+    return knots
+
+
+def check_not_negative(knots: Knots) -> Knots:
+    """Return ``knots``; raise a ValueError if a value is below 0."""
+    if any(value < 0 for _, value in knots):
+        raise ValueError("values must be 0 or more")
+    return knots
+
+
+def check_shares(knots: Knots) -> Knots:
+    """Return ``knots``; raise a ValueError if a value lies outside of [0, 1]."""
+    if any(not 0 <= value <= 1 for _, value in knots):
+        raise ValueError("values must lie in [0, 1]")
+    return knots
