@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from guidance.estimator import LoraEstimator
@@ -91,7 +92,7 @@ class Guidance(nn.Module, ABC):
 
     def predictions(
         self,
-        latents: Latents,
+        latents: Float[Tensor, "1 channels latent_height latent_width"],
         prompts: PromptEmbeddings,
         cameras: Cameras,
         levels: tuple[float, ...],
@@ -100,7 +101,7 @@ class Guidance(nn.Module, ABC):
         """The x_0 that frozen model and estimator see in one render, by rising noise; [] if the model sees no noise.
 
         Args:
-            latents: of the render; one row.
+            latents: of the render.
             cameras: the render's camera.
             levels: fractions of the noise schedule.
         """

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from guidance import gradients
@@ -157,7 +157,7 @@ class ScoreDistillation(Guidance):
     @torch.no_grad()
     def predictions(
         self,
-        latents: Latents,
+        latents: Float[Tensor, "1 channels latent_height latent_width"],
         prompts: PromptEmbeddings,
         cameras: Cameras,
         levels: tuple[float, ...],

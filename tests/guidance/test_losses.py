@@ -180,8 +180,13 @@ def distil(loss: str, iterations: int = 1500, draws: int = 16) -> torch.Tensor:
         noise_pred = mixture_epsilon(x_t, centres, SPREAD, alpha, sigma)
         # Every particle is a Gaussian of zero width: the exact score of the noisy particles.
         baseline = mixture_epsilon(x_t, particles, 0.0, alpha, sigma) if loss == "vsd" else noise
-        gradient = gradients.distillation_gradient(noise_pred, baseline, schedule.weight(t).view(1, 1))
-        particles = particles - 0.1 * gradient.mean(0)
+        # Draws are a batch and particles are channels of latents of one pixel.
+        pair, weight = (
+            (noise_pred[..., None, None], baseline[..., None, None]),
+            schedule.weight(t).expand(draws, 1, 1, 1),
+        )
+        gradient = gradients.distillation_gradient(*pair, weight)
+        particles = particles - 0.1 * gradient.mean(0).flatten()
     return particles
 
 

@@ -20,7 +20,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def cameras_at(*directions: tuple[float, float]) -> Cameras:
-    azimuth, elevation = torch.tensor(directions).T
+    azimuth, elevation = torch.tensor(directions, dtype=torch.float32).T
     return orbit_cameras(azimuth, elevation, torch.full_like(azimuth, 2.0), torch.full_like(azimuth, 40.0))
 
 

@@ -13,7 +13,7 @@ from tests.rounding import assert_equal_to_rounding
 
 
 def cameras_at(*directions: tuple[float, float]) -> Cameras:
-    azimuth, elevation = torch.tensor(directions).T
+    azimuth, elevation = torch.tensor(directions, dtype=torch.float32).T
     return orbit_cameras(azimuth, elevation, torch.ones(len(directions)), torch.full((len(directions),), 40.0))
 
 
