@@ -19,7 +19,7 @@ def cameras_at(*directions: tuple[float, float]) -> Cameras:
 
 def test_views_pick_their_own_prompt(epsilon_prior) -> None:
     embeddings = embed_prompt(epsilon_prior, "a red mug", TextConfig(negative="a blue chair"))
-    around = cameras_at((0, 10), (90, 10), (180, 10), (30, 80), (30, -20), (-90, 0))
+    around = cameras_at((0, 10), (90, 10), (180, 10), (30, 80), (30, -80), (-90, 0))
     batch = embeddings.for_cameras(around)
     words = [*VIEW_WORDS, "side"]
     expected = epsilon_prior.encode_text([f"a red mug, {word} view" for word in words])
