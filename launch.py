@@ -32,7 +32,7 @@ from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
 from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
 from runs.processes import is_first_process
-from systems import reports
+from systems.outputs import reports
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
 

@@ -29,9 +29,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from configs.load import load_config, read_saved
 from configs.sources import is_pipeline, split_overrides
-from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from launch import COLLAPSED, DONE, NO_SURFACE
 from priors.evaluate import contact_sheet
 from priors.judge_model import Judge, load_judge

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.config import HashGridConfig
+from models.numba_threads import match_torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,6 @@ class _NumbaEncode(torch.autograd.Function):
 def _numba_kernels():
     """The kernel module, imported on first use because numba is slow to load, on torch's threads."""
     from models import hash_grid_kernels
-    from models.numba_threads import match_torch_threads
 
     match_torch_threads()
     return hash_grid_kernels
@@ -195,33 +195,16 @@ class HashGrid(nn.Module):
             logger.info("hash grid: backend %s on %s (configured: %s)", backend, device.type, self.config.backend)
         return backend
 
-    def forward(
-        self, positions: Float[Tensor, "n 3"], active_levels: float | None = None
-    ) -> Float[Tensor, "n channels"]:
-        """Features at positions in the unit cube.
-
-        Args:
-            active_levels: coarse-to-fine: levels from this number on are zeroed, the one that it
-                falls into is scaled by its fractional part. None keeps them all.
-        """
+    def forward(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n channels"]:
+        """Features at positions in the unit cube."""
         positions = positions.float()  # hashing needs float32 even under autocast
         backend = self.backend_on(positions.device)
         table = self.table.view(-1, self.config.features)
         if backend == "numba":
-            features = _NumbaEncode.apply(positions, table, self.layout)
-        elif backend == "tinycudann":
+            return _NumbaEncode.apply(positions, table, self.layout)
+        if backend == "tinycudann":
             with torch.cuda.device(positions.device):  # tinycudann allocates on the current one
                 if not self._tinycudann:
                     self._tinycudann.append(_tinycudann_encoding(self.config))
-            features = torch.func.functional_call(self._tinycudann[0], {"params": self.table}, (positions,)).float()
-        else:
-            features = encode_reference(positions, table, self.layout)
-        if active_levels is None:
-            return features
-        return features * level_mask(self.config, active_levels).to(features)
-
-
-def level_mask(config: HashGridConfig, active_levels: float) -> Float[Tensor, "channels"]:
-    """Weight of every channel when the first ``active_levels`` levels are on."""
-    levels = torch.arange(config.levels, dtype=torch.float32)
-    return (active_levels - levels).clamp(0, 1).repeat_interleave(config.features)
+            return torch.func.functional_call(self._tinycudann[0], {"params": self.table}, (positions,)).float()
+        return encode_reference(positions, table, self.layout)

@@ -23,7 +23,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.mesh_geometry import MeshEdges
-from renderers.rasterizer import NEAR, ScreenVertices
+from renderers.rasterizer import ScreenVertices
+from renderers.rasterizer_backends import NEAR, cross
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def silhouette_crossings(
     xy, depth = screen.xy[view], screen.depth[view]
     with torch.no_grad():
         a, b, c = xy[faces].unbind(1)
-        facing = _cross(b - a, c - a).sign()
+        facing = cross(b - a, c - a).sign()
         first, second = edges.faces.unbind(-1)
         turns = (second < 0) | (facing[first] != facing[second])
         in_front = (depth[edges.vertices] >= NEAR).all(-1)
@@ -164,7 +165,3 @@ def _row_crossings(
         steep[edge],
     )
     return crossings.keep((left >= 0) & (left < width - 1))
-
-
-def _cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.chunks import in_chunks
+from models.fields import in_chunks
 from models.mesh import TexturedMesh
 from models.mesh_geometry import vertex_normals
 from models.mesh_repair import split_pinches

@@ -18,7 +18,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.load import to_yaml
 from configs.schema import RunConfig
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from runs.processes import is_first_process, share_folder, shared_folder
 from systems.layout import CONFIG_FILE
 from systems.versions import versions

@@ -10,15 +10,12 @@ from guidance.config import GuidanceConfig
 from guidance.image_text import ImageTextModel, load_image_text_model
 from runs.devices import use_threads
 from runs.frozen_model import find_prior
-from systems.callbacks.collapse import measure
-from systems.callbacks.results import write_json, write_turntables
 from systems.checkpoints import check_same_run, read_metadata
-from systems.export import write_models
-from systems.pictures import write_png
-from systems.scenes import Scenes, orbit, restore
+from systems.collapse import measure
+from systems.outputs.pictures import write_png
+from systems.outputs.reports import write_json
+from systems.scenes import Scenes, restore
 from systems.stages import system_class
-
-TEST_VIEWS = 8
 
 
 def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
@@ -35,7 +32,7 @@ def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
     judge, problem = _judge_of(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    cameras = orbit(config, 1 if scene.is_flat else TEST_VIEWS)  # a picture looks the same from everywhere
+    cameras = scene.test_cameras()
     particles = []
     for particle in range(config.particles):
         views = scene.render_views(particle, cameras, config.render.size)
@@ -45,13 +42,13 @@ def test(config: RunConfig, folder: Path, checkpoint: Path) -> dict:
         if judge is not None:
             similarity = judge.similarity(views.rgb.permute(0, 3, 1, 2), config.prompt).mean().item()
         particles.append({**vars(measure(views)), "similarity": similarity})
-    videos = [] if scene.is_flat else write_turntables(scene, config, folder)
+    films = scene.write_films(folder)
     figures = {
         "checkpoint": str(checkpoint),
         "iteration": iteration,
         "prompt": config.prompt,
         "particles": particles,
-        "files": [path.name for path in videos],
+        "files": [path.name for path in films],
     }
     if problem is not None:
         figures["without_similarity"] = problem
@@ -68,7 +65,7 @@ def export(config: RunConfig, folder: Path, checkpoint: Path) -> list[Path]:
     scene, _ = load_scene(config, checkpoint)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths, problems = write_models(scene, config, folder)
+    paths, problems = scene.write_models(folder)
     if problems:
         raise ValueError("; ".join(problems))
     return paths

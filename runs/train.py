@@ -23,21 +23,19 @@ from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.diagnostics import Diagnostics
 from systems.callbacks.interruption import Interruption
-from systems.callbacks.performance import Performance
-from systems.callbacks.previews import Previews
-from systems.callbacks.progress import Progress
-from systems.callbacks.results import Results, write_results
+from systems.callbacks.performance import Performance, Progress
+from systems.callbacks.results import Previews, Results, write_results
 from systems.checkpoints import (
     AtomicCheckpointIO,
     check_same_prior,
     check_same_run,
     check_state,
+    plain,
     read_checkpoint,
     read_metadata,
 )
-from systems.data import IterationData
 from systems.layout import newest_path
-from systems.loggers import build_loggers, close_loggers, log_interval
+from systems.outputs.loggers import build_loggers, close_loggers, log_interval
 from systems.source import check_source
 from systems.stages import system_class
 
@@ -85,10 +83,10 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
                 checkpoint = read_checkpoint(resume)
                 system.load_state_dict(checkpoint["state_dict"])
                 system.scene.to(trainer.strategy.root_device)
-                write_results(system, config, folder, checkpoint["callbacks"]["Performance"]["seconds"])
+                write_results(system, folder, checkpoint["callbacks"]["Performance"]["seconds"])
             return folder
-        trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
-    close_loggers(config)
+        trainer.fit(system, ckpt_path=resume, weights_only=True)
+    close_loggers(config.logger)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping or interruption.received is not None:  # also while the results were written
         raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {newest_path(folder)}")
@@ -114,14 +112,14 @@ def is_at_the_end(system: DistillationSystem, checkpoint: Path) -> bool:
 
 def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
     """Lightning's Trainer with this project's callbacks, loggers and checkpoints."""
-    interruption, detection, performance = Interruption(), CollapseDetection(config), Performance()
+    interruption, detection, performance = Interruption(), CollapseDetection(config.collapse), Performance()
     callbacks = [
         performance,
         interruption,
         detection,
-        Previews(config, folder),
+        Previews(config.output.preview_every, folder),
         Diagnostics(config, folder),
-        Results(config, folder, performance),
+        Results(folder, performance),
         Progress(),
         Checkpoints(config.output, folder, interruption, detection),
     ]
@@ -131,11 +129,11 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
         precision=chosen_precision(config.trainer),
         max_epochs=1,
-        logger=build_loggers(config, folder),
+        logger=build_loggers(config.logger, folder, f"{config.name}: {config.prompt}", plain(config)),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
-        log_every_n_steps=log_interval(config),
+        log_every_n_steps=log_interval(config.iterations * config.particles),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )

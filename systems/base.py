@@ -15,6 +15,7 @@ With n particles an iteration moves one of them, and every schedule is stretched
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
 
 from configs.schema import RunConfig
 from guidance.building import build_guidance
@@ -99,10 +101,20 @@ class DistillationSystem(LightningModule, ABC):
     def on_fit_start(self) -> None:
         self.prompts = self.prompts.to(self.device)
 
+    def train_dataloader(self) -> DataLoader:
+        """The iterations that are left, from the clock (0, or restored from a checkpoint) to the end.
+
+        Everything else that a step needs is drawn from its number (`systems.seeding`).
+        """
+        return DataLoader(IterationNumbers(int(self.iteration), self.iterations), batch_size=None)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Theta's optimizer and, where the loss trains an estimator, phi's."""
         fused = self.trainer.precision != "16-mixed"
-        both: list[torch.optim.Optimizer] = [optimizers.scene_optimizer(self.scene, self.config.optimizer, fused)]
+        groups = self.scene.parameter_groups()
+        both: list[torch.optim.Optimizer] = [
+            optimizers.scene_optimizer(self.scene, groups, self.config.optimizer, fused)
+        ]
         if self.guidance.estimator is not None:
             config = self.config.estimator_optimizer
             both.append(optimizers.estimator_optimizer(self.guidance.estimator, config, fused))
@@ -124,7 +136,7 @@ class DistillationSystem(LightningModule, ABC):
         self._step_scene(iteration, latents, guidance, views)
         if self.guidance.estimator is not None:
             self._step_estimator(iteration, latents.detach(), guidance, cameras)
-        self.report = StepReport(particle, cameras, _detached(views))
+        self.report = StepReport(particle, cameras, views.detached())
         self.iteration += 1
         self._log(guidance, views)
 
@@ -223,7 +235,9 @@ class DistillationSystem(LightningModule, ABC):
         checkpoint["run"] = asdict(run_metadata(self.config, self.stage, int(self.iteration), latent_shape))
 
     def _set_learning_rates(self, iteration: int) -> None:
-        rates = optimizers.learning_rates(self.config, iteration)
+        rates = optimizers.scene_rates(self.scene.parameter_groups(), iteration, self.config.particles)
+        if self.guidance.estimator is not None:
+            rates["estimator"] = optimizers.estimator_rate(self.config.estimator_optimizer, iteration)
         for optimizer in self._optimizers():
             optimizers.set_learning_rates(optimizer.optimizer, rates)
         self.figures |= {f"schedule/lr_{name}": rate for name, rate in rates.items()}
@@ -253,6 +267,14 @@ class DistillationSystem(LightningModule, ABC):
         return stream(self.config.seed, iteration, purpose, self.global_rank, index)
 
 
-def _detached(views: RenderOutput) -> RenderOutput:
-    """The pictures alone: without graph, samples and weights."""
-    return RenderOutput(views.rgb.detach(), views.opacity.detach(), views.depth.detach(), None, None, None)
+class IterationNumbers(IterableDataset):
+    """The training "data": the iterations from ``start`` up to, not including, ``stop``."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)

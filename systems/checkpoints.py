@@ -22,7 +22,7 @@ from torch import nn
 from configs.fields import run_policies
 from configs.retired import without_retired
 from configs.schema import RunConfig
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from systems.versions import versions
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names

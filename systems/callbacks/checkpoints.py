@@ -16,7 +16,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from configs.schema import OutputConfig
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.interruption import Interruption

@@ -16,9 +16,8 @@ from configs.schema import RunConfig
 from guidance.frozen_model import Images
 from renderers.cameras import Cameras
 from systems.base import DistillationSystem
-from systems.loggers import log_image
-from systems.pictures import Picture, column, row, write_png
-from systems.scenes import orbit
+from systems.outputs.loggers import log_image
+from systems.outputs.pictures import Picture, column, row, write_png
 from systems.seeding import Purpose, stream
 
 SAMPLES = 4  # pictures a row
@@ -46,7 +45,7 @@ class Diagnostics(Callback):
 
 def front_cameras(system: DistillationSystem, count: int) -> Cameras:
     """``count`` times the same camera, in front."""
-    return orbit(system.config, 1)[torch.zeros(count, dtype=torch.int64)].to(system.device)
+    return system.scene.orbit(1)[torch.zeros(count, dtype=torch.int64)].to(system.device)
 
 
 def samples(system: DistillationSystem) -> list[Images]:

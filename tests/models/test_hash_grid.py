@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.config import HashGridConfig
-from models.hash_grid import HashGrid, encode_reference, hash_grid_layout, level_mask, vertex_entry
+from models.hash_grid import HashGrid, encode_reference, hash_grid_layout, vertex_entry
 
 SMALL = HashGridConfig(levels=5, log2_hashmap_size=10, base_resolution=4, finest_resolution=40)
 HAS_TINYCUDANN = importlib.util.find_spec("tinycudann") is not None
@@ -142,15 +142,6 @@ def test_numba_refuses_a_second_derivative():
     (gradient,) = torch.autograd.grad(make_grid()(points).square().sum(), points, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
-
-
-def test_active_levels_fade_in():
-    grid, points = make_grid(), positions(10)
-    full, partial = grid(points).view(10, 5, 2), grid(points, active_levels=2.5).view(10, 5, 2)
-    torch.testing.assert_close(partial[:, :2], full[:, :2])
-    torch.testing.assert_close(partial[:, 2], full[:, 2] / 2)
-    assert (partial[:, 3:] == 0).all()
-    assert torch.equal(level_mask(SMALL, 5.0), torch.ones(10))
 
 
 def test_initialisation_is_small_and_the_callers_randomness():

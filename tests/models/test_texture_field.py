@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from models.config import HashGridConfig, TextureFieldConfig
-from models.texture_field import TextureField
+from models.fields import TextureField
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=10, base_resolution=4, finest_resolution=32)
 
@@ -39,15 +39,6 @@ def test_beyond_the_cube_it_repeats_its_border():
     texture = make_field()
     outside = random_points(radius=3.0)
     assert torch.equal(texture(outside), texture(outside.clamp(-1, 1)))
-
-
-def test_coarse_levels_alone():
-    texture = make_field()
-    with torch.no_grad():
-        texture.grid.table.mul_(1e4)
-    points = random_points()
-    torch.testing.assert_close(texture(points, active_levels=0.0), torch.full((500, 3), 0.5))
-    assert not torch.equal(texture(points, active_levels=2.0), texture(points))
 
 
 def test_it_learns_a_colouring():

@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 
-from renderers import rasterizer
+from renderers import rasterizer_backends
 from renderers.cameras import camera_rays, orbit_cameras, turntable_cameras
 from renderers.config import RasterizerConfig
 from renderers.rasterizer import Rasterizer, ScreenVertices, barycentrics, project
@@ -74,7 +74,7 @@ def test_backends_agree(seed):
 def test_chunks_change_nothing(monkeypatch):
     vertices, faces = triangle_soup(100, size=1.5)
     whole = rasterize("torch", vertices, faces)
-    monkeypatch.setattr(rasterizer, "CANDIDATES_PER_CHUNK", 50)
+    monkeypatch.setattr(rasterizer_backends, "CANDIDATES_PER_CHUNK", 50)
     assert torch.equal(rasterize("torch", vertices, faces), whole)
 
 

@@ -7,8 +7,14 @@ import torch
 
 from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig
-from renderers.occupancy import OccupancyGrid
-from renderers.ray_marching import intersect_ball, intersect_box, march_numba, march_rays, march_reference
+from renderers.ray_marching import (
+    OccupancyGrid,
+    intersect_ball,
+    intersect_box,
+    march_numba,
+    march_rays,
+    march_reference,
+)
 
 
 def generator(seed=0):

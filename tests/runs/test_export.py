@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 import trimesh
 
-from systems.export import visible_parts
-from systems.scenes import Surface
+from models.mesh import Surface
+from systems.outputs.export import visible_parts
 
 
 def surface_of(*solids: trimesh.Trimesh) -> Surface:

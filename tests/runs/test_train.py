@@ -23,10 +23,9 @@ from guidance.loading import load_prior
 from runs import devices, from_checkpoint, frozen_model
 from runs import train as run
 from runs.processes import RUN_FOLDER_VARIABLE, agreed_folder
-from systems import reports
-from systems.callbacks.results import turntable
 from systems.nerf import NeRFParticles, NeRFSystem
-from systems.pictures import write_video
+from systems.outputs import reports
+from systems.outputs.pictures import write_video
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 from tests.tiny_priors import save_tiny_flux, save_tiny_sd3
 
@@ -149,8 +148,8 @@ def test_renders_of_a_checkpoint_equal_those_of_the_system(finished: Path, two) 
     first, _ = from_checkpoint.load_scene(two, finished / "checkpoints/last.ckpt")
     second = NeRFParticles(replace(two, seed=77))
     second.load_state_dict(first.state_dict())
-    assert torch.equal(turntable(first, 1, two), turntable(second, 1, two))
-    assert not torch.equal(turntable(first, 0, two), turntable(first, 1, two))
+    assert torch.equal(first.turntable(1), second.turntable(1))
+    assert not torch.equal(first.turntable(0), first.turntable(1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,8 +15,9 @@ from guidance.score_distillation import ScoreDistillation
 from renderers.output import RenderOutput
 from runs.train import train
 from systems.base import MAX_OVERFLOWS
-from systems.callbacks.collapse import CollapseDetection, measure
-from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite
+from systems.callbacks.collapse import CollapseDetection
+from systems.collapse import OVERFLOW_ADVICE, CollapseError, measure, require_finite
+from systems.image import Pictures
 from systems.nerf import NeRFParticles, NeRFSystem
 from systems.stages import SYSTEMS
 from tests.systems.tiny_runs import load, with_output
@@ -24,7 +25,7 @@ from tests.systems.tiny_runs import load, with_output
 
 def views(opacity: float, rgb: float) -> RenderOutput:
     opacity = torch.full((1, 4, 4, 1), opacity)
-    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity, None, None, None)
+    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity)
 
 
 def look(
@@ -39,7 +40,7 @@ def look(
 
 @pytest.fixture
 def detection(config) -> CollapseDetection:
-    return CollapseDetection(replace(config, collapse=CollapseConfig(patience=3)))
+    return CollapseDetection(CollapseConfig(patience=3))
 
 
 @pytest.mark.parametrize(
@@ -80,16 +81,16 @@ def test_what_is_meant_to_be_opaque_may_be(config) -> None:
     scene = replace(config.scene, field=replace(config.scene.field, density_init=init))
     assert NeRFParticles(replace(config, scene=scene)).may_be_opaque
     assert not NeRFParticles(config).may_be_opaque
-    impatient = CollapseDetection(replace(config, collapse=CollapseConfig(patience=1)))
+    impatient = CollapseDetection(CollapseConfig(patience=1))
     look(impatient, views(1.0, 0.5), times=9, may_be_opaque=True)
-    look(CollapseDetection(replace(config, collapse=CollapseConfig(enabled=False))), views(0.0, 0.0), times=99)
+    look(CollapseDetection(CollapseConfig(enabled=False)), views(0.0, 0.0), times=99)
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 def test_advice_can_be_followed(system) -> None:
     """What it names may be changed of the run that collapsed, and has a meaning in that stage."""
-    scenes = system.scenes_class
-    symptoms = {"saturated"} if getattr(scenes, "is_flat", False) else {"empty", "opaque", "saturated"}
+    pictures = system.scenes_class is Pictures  # opaque everywhere, as they should be
+    symptoms = {"saturated"} if pictures else {"empty", "opaque", "saturated"}
     assert symptoms <= system.advice.keys()
     for text in system.advice.values():
         for field in re.findall(r"[a-z_]+\.[a-z_]+", text.partition("(a new run)")[0]):

@@ -9,7 +9,7 @@ import torch
 
 from renderers.cameras import turntable_cameras
 from renderers.config import OccupancyConfig, VolumeRendererConfig
-from renderers.occupancy import OccupancyGrid
+from renderers.ray_marching import OccupancyGrid
 from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
 
 CAMERAS = turntable_cameras(2, elevation_deg=10, distance=3.0, fovy_deg=45)

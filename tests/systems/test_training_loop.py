@@ -14,12 +14,10 @@ from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
 from guidance.score_distillation import ScoreDistillation
 from runs.frozen_model import build_prompts
 from runs.train import build_trainer, quieten_lightning, train
-from systems.backgrounds import training_background
-from systems.base import DistillationSystem
-from systems.data import IterationData, IterationNumbers
+from systems.base import DistillationSystem, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
-from systems.scenes import orbit
+from systems.scenes import training_background
 from systems.seeding import Purpose, pick_particle, stream
 from tests.guidance.steps import LATENT_LOSSES
 from tests.systems.tiny_runs import assert_same_state, load, with_output
@@ -31,7 +29,7 @@ def fit(config, prior, folder: Path, resume: Path | None = None) -> NeRFSystem:
     system = NeRFSystem(config, prior, build_prompts(config, prior))
     trainer = build_trainer(config, folder)
     trainer.callbacks = [callback for callback in trainer.callbacks if type(callback).__name__ != "Results"]
-    trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
+    trainer.fit(system, ckpt_path=resume, weights_only=True)
     return system
 
 
@@ -176,8 +174,9 @@ def test_reconstruction_pulls_views_to_what_the_autoencoder_makes_of_them(config
     monkeypatch.setattr(prior, "decode_latents", white)
     alone = RegularizerConfig(entropy=[[0, 0.0]], reconstruction=[[0, 1e6]])
     config = replace(config, iterations=20, regularizers=alone)
-    cameras = orbit(config, 2)
-    before = NeRFSystem(config, prior, build_prompts(config, prior)).scene.render_views(0, cameras, 16)
+    scene = NeRFSystem(config, prior, build_prompts(config, prior)).scene
+    cameras = scene.orbit(2)
+    before = scene.render_views(0, cameras, 16)
     after = fit(config, prior, tmp_path).scene.render_views(0, cameras, 16)
     assert len(targets) == 20 and after.rgb.mean() > before.rgb.mean() + 0.01, (before.rgb.mean(), after.rgb.mean())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from systems.curves import draw, read_logs
+from systems.outputs.plots import read_logs, training_curves
 
 
 def write_log(folder: Path, version: int, text: str) -> None:
@@ -20,9 +20,9 @@ def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
     write_log(tmp_path, 0, "loss/guidance,step\n1.0,10\n2.0,20\n")
     logs = read_logs(tmp_path)
     assert logs == {"loss/guidance": ([10, 20, 30], [1, 5, 9]), "render/opacity": ([30], [0.5])}
-    picture = draw(logs)
+    picture = training_curves(logs)
     assert picture.ndim == 3 and picture.float().std() > 0
 
 
 def test_nothing_logged_is_no_picture(tmp_path: Path) -> None:
-    assert read_logs(tmp_path) == {} and draw({"schedule/entropy": ([1], [2])}) is None
+    assert read_logs(tmp_path) == {} and training_curves({"schedule/entropy": ([1], [2])}) is None

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from models.config import DensityInitConfig, HashGridConfig, RadianceFieldConfig
-from models.density_init import density_bias
-from models.mlp import MLP
-from models.radiance_field import RadianceField
+from models.fields import MLP, RadianceField, density_bias
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=4, finest_resolution=32)
 
@@ -90,13 +88,6 @@ def test_a_loss_on_finite_difference_normals_reaches_the_parameters():
     assert field.grid.table.grad.abs().sum() > 0
 
 
-def test_active_levels_reach_the_grid():
-    field, points = make_field(rough=True), torch.full((1, 3), 0.2)
-    assert field.density(points, active_levels=0.0).item() == pytest.approx(
-        torch.nn.functional.softplus(density_bias(points, field.config.density_init)).item()
-    )
-
-
 def test_state_dict_round_trip():
     field = make_field(rough=True)
     other = RadianceField(field.config, torch.Generator().manual_seed(5))
@@ -116,7 +107,7 @@ def test_mlp_has_no_bias_and_leaves_the_global_generator_alone():
 class Onion(RadianceField):
     """A green ball of radius 0.5 with a blue core below 0.49, in red air without density."""
 
-    def _network(self, points, active_levels):
+    def _network(self, points):
         radius = points.norm(dim=-1)
         layers = torch.stack([radius > 0.5, (radius <= 0.5) & (radius > 0.49), radius <= 0.49], dim=-1).float()
         density = torch.where(radius > 0.5, -100.0, self.sigma)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 
 
 def test_a_file_appears_whole_and_in_one_step(tmp_path) -> None:

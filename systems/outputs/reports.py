@@ -1,4 +1,4 @@
-"""What the command line says of results: what was made, where it lies, and its figures in a few lines."""
+"""The figures of a run as JSON, and what the command line prints of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from files.whole_files import whole_file
 from systems.layout import SUMMARY
 
 KINDS = {".mp4": "films", ".png": "pictures"}  # by a file's ending; all others are models
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of figures, whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

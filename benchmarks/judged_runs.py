@@ -24,7 +24,7 @@ from renderers.config import VIEW_WORDS
 from runs.checkpoint_files import find_checkpoint
 from runs.from_checkpoint import load_scene
 from systems.layout import CONFIG_FILE
-from systems.scenes import orbit
+from systems.scenes import Scenes
 
 VIEWS = 8
 
@@ -64,7 +64,7 @@ def judge_run(folder: Path, judge: Judge) -> JudgedRun:
     _, config = load_saved(folder / CONFIG_FILE, {"trainer.accelerator": "auto"})  # wherever it was trained
     class_name, color = attributes_of(config.prompt)
     scene, _ = load_scene(config, checkpoint)
-    cameras = judging_cameras(config)
+    cameras = judging_cameras(scene)
     rgb = [scene.render_views(particle, cameras, 64).rgb for particle in range(config.particles)]
     pictures = torch.stack(rgb).permute(0, 1, 4, 2, 3).cpu()
     judgement = judge(pictures.flatten(0, 1))
@@ -82,13 +82,13 @@ def judge_run(folder: Path, judge: Judge) -> JudgedRun:
     )
 
 
-def judging_cameras(config: RunConfig) -> Cameras:
+def judging_cameras(scene: Scenes) -> Cameras:
     """``VIEWS`` evenly spaced cameras from azimuth 22.5 degrees on, so that none is at the border of two view words.
 
     From azimuth 0 on, every second one would be, and the judge could agree with no more than 71% of the world's own
     objects; so it agrees with 98%.
     """
-    return orbit(config, 2 * VIEWS)[torch.arange(1, 2 * VIEWS, 2)]
+    return scene.orbit(2 * VIEWS)[torch.arange(1, 2 * VIEWS, 2)]
 
 
 def _share(words: list[str], wanted: str) -> float:

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from files.whole_files import whole_file
 from renderers.output import RenderOutput
-from renderers.whole_files import whole_file
 
 FRAMES_PER_SECOND = 20
 

@@ -6,12 +6,10 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-
-from configs.schema import RunConfig
-from systems.checkpoints import plain
 
 logger = logging.getLogger(__name__)
 
@@ -19,27 +17,33 @@ PROJECT = "prolificdreamer"
 LOG_EVERY = 10  # iterations; short runs log more often
 
 
-def log_interval(config: RunConfig) -> int:
-    """Iterations between two lines of the logs."""
-    return max(1, min(LOG_EVERY, config.iterations * config.particles // 10))
+def log_interval(iterations: int) -> int:
+    """Iterations between two lines of the logs, for a run of so many (all particles together)."""
+    return max(1, min(LOG_EVERY, iterations // 10))
 
 
-def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
-    """A CSV in ``logs/version_<n>`` (a resumed run opens the next one), and W&B in ``wandb``."""
+def build_loggers(kind: str, folder: Path, title: str, config: dict[str, Any]) -> list[Logger]:
+    """A CSV in ``logs/version_<n>`` (a resumed run opens the next one), and W&B in ``wandb``.
+
+    Args:
+        kind: "csv", or "wandb" for both.
+        title: the run's name on W&B.
+        config: the run's configuration as plain containers, for W&B.
+    """
     loggers: list[Logger] = [CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)]
-    if config.logger == "wandb":
+    if kind == "wandb":
         mode = os.environ.get("WANDB_MODE")
         offline = mode == "offline" or (mode != "disabled" and not has_wandb_account())
         if offline and mode != "offline":
             logger.warning("wandb: no account found, so this run is offline; upload it later with `wandb sync`")
         loggers.append(
             WandbLogger(
-                name=f"{config.name}: {config.prompt}"[:128],
+                name=title[:128],
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 save_dir=folder,
                 offline=offline,
                 mode="offline" if offline else None,  # the look for an account has read WANDB_MODE already
-                config=plain(config),
+                config=config,
                 # A resumed run goes on as the same one.
                 id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
             )
@@ -54,9 +58,9 @@ def has_wandb_account() -> bool:
     return wandb.login(prompt=False, verify=False)  # that looks for a key, and asks nobody
 
 
-def close_loggers(config: RunConfig) -> None:
+def close_loggers(kind: str) -> None:
     """End the run on W&B, so that another one of this process gets its own."""
-    if config.logger == "wandb":
+    if kind == "wandb":
         import wandb
 
         wandb.finish()
