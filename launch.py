@@ -27,10 +27,10 @@ from typing import NoReturn
 # None of these imports PyTorch, which takes seconds: help and mistakes in keys and values don't wait for it.
 from configs.errors import MISTAKES, ConfigError, describe, is_disk_error, is_user_mistake
 from configs.help import help_on, section_names
-from configs.sources import config_files, pipeline_files
+from configs.sources import config_files, pipeline_files, split_overrides
 from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
-from runs.plan import Plan, beyond_the_end, has_finished_stages, how_to_resume, make_plans
+from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
 from runs.processes import is_first_process
 from systems.outputs import reports
 
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     plan = None
     try:
-        options = parse_arguments(arguments)
-        if options.help is not None:
-            return show(options.help)
-        plans = make_plans(options, arguments)
+        asked = parse_arguments(arguments)
+        if isinstance(asked, str):
+            return show(asked)
+        plans = make_plans(asked)
         if not plans:
             print("nothing is left to do: all stages are finished")
         for plan in plans:
@@ -105,11 +105,11 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"command line: {message}; --help shows what there is")
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options, and the ``key=value`` arguments as ``overrides``; ``help`` is the text to show, if any.
+def parse_arguments(arguments: Sequence[str]) -> Request | str:
+    """What is asked for; a help text where that is.
 
     Raises:
-        ConfigError: an unknown option, or options that exclude each other.
+        ConfigError: an unknown option or section, options that exclude each other, or no key=value.
     """
     parser = _Parser(
         prog="python launch.py",
@@ -131,8 +131,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     options = parser.parse_intermixed_args(arguments)
     if options.help is not None:
-        options.help = help_on(options.help) if options.help else parser.format_help()
-        return options
+        return help_on(options.help) if options.help else parser.format_help()
     if options.checkpoint and options.resume:
         raise ConfigError("command line: --checkpoint and --resume are both given; keep one")
     if options.checkpoint and options.mode == "train":
@@ -142,7 +141,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.config is None and options.resume in (None, "last") and not options.checkpoint:
         known = ", ".join(f"configs/{path.name}" for path in [*pipeline_files(), *config_files()])
         raise ConfigError(f"--config: missing; give one of {known}, or your own file")
-    return options
+    overrides = split_overrides(options.overrides)
+    return Request(options.mode, options.config, overrides, options.resume, options.checkpoint, arguments)
 
 
 def show(text: str) -> int:

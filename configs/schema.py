@@ -242,6 +242,7 @@ class RunConfig:
     stage: Annotated[str, OneOf(STAGES)] = "nerf"  # what is optimised; nerf: a radiance field, image: a picture
     source: str | None = None  # checkpoint of the earlier stage (from=RUN), for geometry and texture
     name: FolderName = setting("vsd-nerf", state=True)  # of the configuration; the first folder below output.folder
+    # What to make.
     prompt: Annotated[str, AfterValidator(_check_prompt)] = setting("a red mug", inherit="default", state=True)
     seed: NonNegativeInt = setting(0, inherit="default")  # of all random numbers
     iterations: PositiveInt = setting(25_000, change="resume")  # for one particle

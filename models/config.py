@@ -96,7 +96,7 @@ class RadianceFieldConfig:
 class BackgroundConfig:
     """A learnt background, or one fixed colour."""
 
-    kind: Literal["mlp", "solid"] = "mlp"
+    kind: Literal["mlp", "solid"] = "mlp"  # mlp: learnt, depends on the direction; solid: one fixed colour
     hidden: Channels = (32,)  # channels of each hidden layer, of kind mlp
     frequencies: NonNegativeInt = 4  # octaves of the direction's encoding, of kind mlp
     color: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)  # sRGB in [0, 1], of kind solid

@@ -122,19 +122,3 @@ def test_turntable_starts_in_front_and_goes_round():
     assert batch.azimuth_deg.tolist() == [0, 90, 180, 270]
     assert len(batch) == 4 and len(batch[:2]) == 2
     torch.testing.assert_close(batch.c2w[:, 1, 3], batch.c2w[:1, 1, 3].expand(4))
-
-
-@pytest.mark.parametrize(
-    ("make", "options", "match"),
-    [
-        (CameraSampling, {"distance": (2.0, 1.0)}, r"distance: the range \[2, 1\] is empty"),
-        (CameraSampling, {"distance": (0.0, 1.0)}, "distance"),
-        (CameraSampling, {"elevation_deg": (-90.0, 0.0)}, "elevation_deg"),
-        (CameraSampling, {"fovy_deg": (40.0, 180.0)}, "fovy_deg"),
-        (ViewThresholds, {"front_deg": 100.0, "back_deg": 100.0}, "front_deg and back_deg"),
-        (ViewThresholds, {"overhead_deg": -10.0}, "overhead_deg"),
-    ],
-)
-def test_configs_name_the_bad_field(make, options, match):
-    with pytest.raises(ValueError, match=match):
-        make(**options)
