@@ -30,8 +30,8 @@ EXCEPTIONS = {
     ("priors.judge_model", "guidance.checksums"): "checksums move to files/",
     ("systems.run", "systems.callbacks"): "the life of a run moves to runs/",
 }
-#: Rooms of `systems`: its callbacks watch the modules, and the modules call the outputs.
-SYSTEMS = {"systems.outputs": 0, "systems": 1, "systems.callbacks": 2}
+#: Rooms of `systems`, from the lowest: the modules call the outputs, and callbacks watch the modules.
+SYSTEMS = {"systems.layout": 0, "systems.versions": 0, "systems.outputs": 1, "systems": 2, "systems.callbacks": 3}
 
 
 def source_files() -> dict[str, Path]:

@@ -30,11 +30,12 @@ def render_strip(views: RenderOutput) -> Picture:
     return row([image for images in zip(*kinds, strict=True) for image in images])
 
 
-def row(images: list[Picture]) -> Picture:
+def row(images: list[Float[Tensor, "height _ 3"]]) -> Float[Tensor, "height total_width 3"]:
+    """Pictures of one height side by side, on the CPU."""
     return torch.cat([image.detach().float().cpu() for image in images], dim=1)
 
 
-def column(images: list[Picture]) -> Picture:
+def column(images: list[Float[Tensor, "_ _ 3"]]) -> Float[Tensor, "total_height total_width 3"]:
     """Pictures below each other, padded with black to the widest."""
     width = max(image.shape[1] for image in images)
     padded = [torch.nn.functional.pad(image.float().cpu(), (0, 0, 0, width - image.shape[1])) for image in images]
