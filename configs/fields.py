@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from configs.errors import ConfigError, allowed
 from configs.retired import RETIRED
 from configs.schema import RunConfig
+from settings.constraints import OneOf
 from settings.fields import Policy, policies
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
@@ -121,8 +122,14 @@ def takes_null(kind: Any) -> bool:
 
 
 def choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a field that allows certain ones only."""
-    return tuple(value for part in alternatives(kind) if get_origin(part) is Literal for value in get_args(part))
+    """The values of a field that allows certain ones only; empty for other fields."""
+    found: list[Any] = []
+    for part in alternatives(kind):
+        if get_origin(part) is Literal:
+            found += get_args(part)
+        if get_origin(part) is Annotated:
+            found += [name for each in get_args(part)[1:] if isinstance(each, OneOf) for name in each.names]
+    return tuple(found)
 
 
 def kind_name(kind: Any) -> str:
@@ -153,6 +160,8 @@ def kind_name(kind: Any) -> str:
 
 def _constrained(kind: Any, *constraints: Any) -> str:
     """A type and the bounds of its values."""
+    for names in (each.names for each in constraints if isinstance(each, OneOf)):
+        return f"one of {', '.join(names)}"
     infos = [info for info in constraints if isinstance(info, FieldInfo)]
     for info in infos:
         if info.description:

@@ -24,6 +24,7 @@ from settings.constraints import (
     NonNegative,
     NonNegativeInt,
     NonNegativeSchedule,
+    OneOf,
     Positive,
     PositiveInt,
     Share,
@@ -47,12 +48,6 @@ def earlier_stages(stage: str) -> tuple[str, ...]:
     """
     before = STAGES[stage]
     return () if before is None else (before, *earlier_stages(before))
-
-
-def _check_stage(stage: str) -> str:
-    if stage not in STAGES:
-        raise ValueError(f"must be one of {', '.join(STAGES)}")
-    return stage
 
 
 def _check_prompt(prompt: str) -> str:
@@ -244,9 +239,10 @@ class TrainerConfig:
 class RunConfig:
     """A run of one stage."""
 
-    stage: Annotated[str, AfterValidator(_check_stage)] = "nerf"  # nerf, geometry, texture, or image: a picture
+    stage: Annotated[str, OneOf(STAGES)] = "nerf"  # what is optimised; nerf: a radiance field, image: a picture
     source: str | None = None  # checkpoint of the earlier stage (from=RUN), for geometry and texture
     name: FolderName = setting("vsd-nerf", state=True)  # of the configuration; the first folder below output.folder
+    # What to make.
     prompt: Annotated[str, AfterValidator(_check_prompt)] = setting("a red mug", inherit="default", state=True)
     seed: NonNegativeInt = setting(0, inherit="default")  # of all random numbers
     iterations: PositiveInt = setting(25_000, change="resume")  # for one particle

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from guidance.registry import LOSSES, Loss
 from renderers.config import ViewThresholds
-from settings.constraints import NonNegative, OpenShare, Positive, PositiveInt, Share
+from settings.constraints import NonNegative, OneOf, OpenShare, Positive, PositiveInt, Share
 from settings.fields import Conflict, section, setting
 
 EstimatorLoss = Literal["velocity", "epsilon"]
@@ -119,12 +119,6 @@ class NfsdConfig:
     nearly_clean: Share = 0.2
 
 
-def _check_loss(loss: str) -> str:
-    if loss not in LOSSES:
-        raise ValueError(f"must be one of {', '.join(LOSSES)}")
-    return loss
-
-
 class ModelSetting(NamedTuple):
     """The field that names the frozen model, and its value."""
 
@@ -136,7 +130,7 @@ class ModelSetting(NamedTuple):
 class GuidanceConfig:
     """Which loss, and how strongly the text counts. Noise ranges are arguments of a step."""
 
-    loss: Annotated[str, AfterValidator(_check_loss)] = setting("vsd", state=True)  # as guidance/losses.py declares it
+    loss: Annotated[str, OneOf(LOSSES)] = setting("vsd", state=True)  # as guidance/losses.py declares it
     # Of the frozen score only; 1: none. The paper's 7.5 for VSD, 100 for SDS. For clip: factor of the loss.
     guidance_scale: NonNegative = setting(7.5, change="resume")
     shared_pass: bool = False  # one estimator pass for score and training: cheaper, but its noise range is the scene's

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 # Shapes of any array type, so that nobody has to import torch to declare a loss. Predictions of noise have the shape
 # of latents.
-Latents = Float[Any, "batch channels height width"]
+Latents = Float[Any, "batch channels latent_height latent_width"]
 Levels = Float[Any, "batch 1 1 1"]
 
 PROMPT_TEXTS = ("conditional", "unconditional")  # y^c and the negative prompt: every prompt has them

@@ -23,7 +23,7 @@ from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v", "flow")
 
-Latents = Float[Tensor, "batch channels height width"]
+Latents = Float[Tensor, "batch channels latent_height latent_width"]
 Levels = Float[Tensor, "batch 1 1 1"]
 
 

@@ -96,7 +96,7 @@ class RadianceFieldConfig:
 class BackgroundConfig:
     """A learnt background, or one fixed colour."""
 
-    kind: Literal["mlp", "solid"] = "mlp"
+    kind: Literal["mlp", "solid"] = "mlp"  # mlp: learnt, depends on the direction; solid: one fixed colour
     hidden: Channels = (32,)  # channels of each hidden layer, of kind mlp
     frequencies: NonNegativeInt = 4  # octaves of the direction's encoding, of kind mlp
     color: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)  # sRGB in [0, 1], of kind solid
@@ -114,7 +114,7 @@ class NeRFSceneConfig:
 class SDFFieldConfig:
     """The lattice and what counts as a part of the object."""
 
-    cells: Annotated[int, Field(ge=2)] = 48  # cubes of the lattice along an axis
+    cells: Annotated[int, Field(ge=2)] = 128  # cubes of the lattice along an axis; with centres 257 layers of vertices
     # How far a vertex may move, as a share of the spacing; 0 fixes all. Beyond the limit tetrahedra turn inside out.
     max_offset: Annotated[float, Field(ge=0, le=SAFE_OFFSET)] = SAFE_OFFSET
     # Parts with a surface smaller than this share of the largest part's are removed; 0 keeps every part.

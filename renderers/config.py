@@ -20,16 +20,15 @@ OpeningDeg = Annotated[float, Field(gt=0, lt=180)]
 class ViewThresholds:
     """Where one view word ends and the next begins, in degrees.
 
-    ``front_deg`` is the half-width of "front" around azimuth 0 and ``back_deg`` that of "back"
-    around 180; what lies between is "side". Elevation decides before azimuth. The paper's code
-    uses 30 and 30, and -60 for "bottom"; quadrants (45, 45) tell the three apart as evenly as words can, and are what
-    the bundled prior was trained on.
+    "front" lies around azimuth 0 and "back" around 180; what lies between is "side". Elevation decides before azimuth.
+    The defaults are those of the paper's code. Quadrants (45, 45) separate the three as evenly as words can; the
+    bundled prior was trained on them.
     """
 
-    front_deg: Azimuth = 45.0  # half-width of "front"
-    back_deg: Azimuth = 45.0  # half-width of "back"
+    front_deg: Azimuth = 30.0  # half-width of "front"
+    back_deg: Azimuth = 30.0  # half-width of "back"
     overhead_deg: Elevation = 60.0  # elevation above which a view is "overhead"
-    bottom_deg: Elevation = -5.0  # elevation below which a view is "bottom"
+    bottom_deg: Elevation = -60.0  # elevation below which a view is "bottom"
 
     def __post_init__(self) -> None:
         if self.front_deg + self.back_deg > 180:

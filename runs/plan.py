@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 
 from configs import load, sources
 from configs.errors import ConfigError
-from configs.lineage import Earlier
 from configs.schema import RunConfig
 from runs import folder as folders
 from runs import pipeline, resume
@@ -18,6 +16,18 @@ from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished
 from runs.processes import is_first_process
 from settings.schedules import value_at
 from systems.layout import CONFIG_FILE
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    mode: str  # train | test | export
+    config: Path | None  # YAML of a run or a pipeline; None: that of the run to go on from
+    overrides: dict[str, str]  # key=value, as typed
+    resume: str | None  # a checkpoint, a run's folder, or "last"
+    checkpoint: str | None  # the same, to test or export
+    arguments: Sequence[str]  # all of the command line, for the record in config.yaml
 
 
 @dataclass(frozen=True)
@@ -34,95 +44,84 @@ class Plan:
     record: Callable[[], None] | None = None  # writes what a resumption changes, once nothing speaks against it
 
 
-def make_plans(options: argparse.Namespace, arguments: Sequence[str]) -> list[Plan]:
+def make_plans(request: Request) -> list[Plan]:
     """What to do, in order: one run, or those of a pipeline that aren't finished.
 
     Raises:
         ConfigError: a mistake in the command line, a file, a checkpoint's place or the output folder.
     """
-    overrides = sources.split_overrides(options.overrides)
-    is_pipeline = False
-    if options.config is not None:
-        is_pipeline = options.config.is_file() and sources.is_pipeline(options.config)
-    if not (options.resume or options.checkpoint):
-        plan = _plan_new_pipeline if is_pipeline else _plan_new_run
-        return plan(options, arguments, overrides)
-
-    option = "--checkpoint" if options.checkpoint else "--resume"
-    place = Path(options.checkpoint or options.resume).expanduser()
-    if options.resume == resume.LAST:
-        place = resume.find_last(_asked(options, overrides, is_pipeline))
+    config = request.config
+    is_pipeline = config is not None and config.is_file() and sources.is_pipeline(config)
+    if not (request.resume or request.checkpoint):
+        return _new_pipeline(request) if is_pipeline else [_new_run(request)]
+    option = "--checkpoint" if request.checkpoint else "--resume"
+    place = Path(request.checkpoint or request.resume).expanduser()
+    if request.resume == resume.LAST:
+        place = resume.find_last(_asked(request, is_pipeline))
     if folders.stage_folders(place):
-        if options.config is not None and not is_pipeline:
+        if config is not None and not is_pipeline:
             raise ConfigError(f"{option}: {place} is a pipeline's folder, --config a single stage; leave out --config")
-        if options.mode == "train":
-            return _plan_rest_of_pipeline(place, arguments, overrides)
+        if request.mode == "train":
+            return _rest_of_pipeline(place, request)
         place = pipeline.newest_stage(place)
     elif is_pipeline:
         raise ConfigError(f"{option}: {place} is no pipeline's folder; leave out --config, or give such a folder")
-    return [_plan_from_checkpoint(option, place, options, arguments, overrides, is_pipeline)]
+    return [_from_checkpoint(option, place, request, is_pipeline)]
 
 
-def _plan_new_run(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    loaded = load.load_config(options.config, *_with_source(options, overrides))
+def _new_run(request: Request) -> Plan:
+    loaded = _load(request)
     folder = folders.create_run_folder(loaded.config)
     is_new = is_first_process()
     if is_new:
-        folders.write_config(loaded.config, folder, arguments)
-    origin = f"{options.config}, prior preset {loaded.prior.preset}"
-    return [Plan("train", loaded.config, folder, None, is_new, origin)]
+        folders.write_config(loaded.config, folder, request.arguments)
+    origin = f"{request.config}, prior preset {loaded.prior.preset}"
+    return Plan("train", loaded.config, folder, None, is_new, origin)
 
 
-def _with_source(
-    options: argparse.Namespace, overrides: dict[str, str], required: bool = True
-) -> tuple[dict[str, str], Earlier | None]:
-    """The overrides without the source, and the run that it names."""
-    earlier = resume.find_earlier(options.config, overrides, required)
-    return {key: text for key, text in overrides.items() if key != "source"}, earlier
+def _load(request: Request, source_required: bool = True) -> load.LoadedConfig:
+    """The configuration that is asked for, with what it takes over from the run that ``from=`` names."""
+    earlier = resume.find_earlier(request.config, request.overrides, source_required)
+    overrides = {key: text for key, text in request.overrides.items() if key != "source"}
+    return load.load_config(request.config, overrides, earlier)
 
 
-def _asked(options: argparse.Namespace, overrides: dict[str, str], is_pipeline: bool) -> RunConfig:
-    """The configuration that the command line asks for; of a pipeline its first stage's, under the pipeline's name."""
-    if is_pipeline:
-        first = pipeline.load_stages(pipeline.read_pipeline(options.config), overrides)[0].config
-        return replace(first, name=options.config.stem)
-    return load.load_config(options.config, *_with_source(options, overrides, required=False)).config
+def _asked(request: Request, is_pipeline: bool) -> RunConfig:
+    """The configuration that is asked for; of a pipeline its first stage's, under the pipeline's name."""
+    if not is_pipeline:
+        return _load(request, source_required=False).config
+    first = pipeline.load_stages(pipeline.read_pipeline(request.config), request.overrides)[0].config
+    return replace(first, name=request.config.stem)
 
 
-def _plan_from_checkpoint(
-    option: str,
-    place: Path,
-    options: argparse.Namespace,
-    arguments: Sequence[str],
-    overrides: dict[str, str],
-    of_pipeline: bool,
-) -> Plan:
+def _from_checkpoint(option: str, place: Path, request: Request, of_pipeline: bool) -> Plan:
     folder, checkpoint = find_checkpoint(option, place)
+    overrides = dict(request.overrides)
     source = overrides.pop("source", None)  # the run has begun: what it took over lies in its checkpoint
     saved, wanted = load.load_saved(folder / CONFIG_FILE, overrides)
     if source is not None:
         resume.check_same_source(option, folder, saved, source)
-    if options.config is not None and not of_pipeline:
-        resume.check_same_name(option, folder, saved, load.load_config(options.config, overrides).config)
-    resume.check_changes(option, folder, saved, wanted, options.mode)
+    if request.config is not None and not of_pipeline:
+        resume.check_same_name(option, folder, saved, load.load_config(request.config, overrides).config)
+    resume.check_changes(option, folder, saved, wanted, request.mode)
 
     def record() -> None:
-        folders.write_config(wanted, folder, arguments)
+        folders.write_config(wanted, folder, request.arguments)
 
-    return Plan(options.mode, wanted, folder, checkpoint, False, str(folder / CONFIG_FILE), record=record)
+    return Plan(request.mode, wanted, folder, checkpoint, False, str(folder / CONFIG_FILE), record=record)
 
 
-def _plan_new_pipeline(options: argparse.Namespace, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    top, left = pipeline.begin(options.config, overrides, arguments)
+def _new_pipeline(request: Request) -> list[Plan]:
+    top, left = pipeline.begin(request.config, request.overrides, request.arguments)
     return [Plan("train", run.config, run.folder, None, True, run.origin, top) for run in left]
 
 
-def _plan_rest_of_pipeline(top: Path, arguments: Sequence[str], overrides: dict[str, str]) -> list[Plan]:
-    left = pipeline.go_on(top, overrides)
+def _rest_of_pipeline(top: Path, request: Request) -> list[Plan]:
+    left = pipeline.go_on(top, request.overrides)
 
     def record() -> None:  # for all stages at once: an interruption of the first keeps what was said of the next
         for run in left:
-            folders.write_config(run.config, run.folder, arguments)
+            folders.write_config(run.config, run.folder, request.arguments)
 
     plans = [Plan("train", run.config, run.folder, run.checkpoint, False, run.origin, pipeline=top) for run in left]
     if plans:

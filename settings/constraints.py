@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from settings.schedules import Knots, check_knots, check_not_negative, check_shares
 
@@ -25,6 +28,24 @@ FolderName = Annotated[
         description="a folder name of letters, digits, dots, dashes and underscores",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Names that a registry holds by the time a value is checked; for names that never change use ``Literal``.
+
+    >>> loss: Annotated[str, OneOf({"vsd": ..., "sds": ...})]
+    """
+
+    names: Collection[str]
+
+    def check(self, name: str) -> str:
+        if name not in self.names:
+            raise ValueError(f"must be one of {', '.join(self.names)}")
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook
 import tests.typechecker
 from tests.tools import lacking
 
-CHECKED = tests.typechecker.modules("models", "renderers", "evaluation", "systems/outputs")
+CHECKED = tests.typechecker.modules("models", "renderers", "evaluation", "guidance", "systems")
 install_import_hook(CHECKED, "tests.typechecker.check")
 
 

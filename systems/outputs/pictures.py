@@ -5,8 +5,8 @@ Images are BHWC in [0, 1], as the renderers give them.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ def write_png(path: Path, image: Picture) -> None:
         Image.fromarray(as_bytes(image)).save(unfinished, format="PNG")
 
 
-def read_png(path: Path | BinaryIO) -> Picture:
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
+def read_png(source: Path | io.BytesIO) -> Picture:
+    return torch.from_numpy(np.array(Image.open(source).convert("RGB"))).float() / 255
 
 
 def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> None:

@@ -133,9 +133,9 @@ def test_it_owns_no_weight_and_the_text_encoder_can_go(model, cameras) -> None:
     guidance = ClipGuidance(model, GuidanceConfig(loss="clip"))
     assert not guidance.state_dict() and not list(guidance.parameters())
     assert guidance.estimator is None and guidance.latent_shape == ()
-    assert guidance.samples(None, cameras, 3, torch.Generator()) == []
-    assert guidance.predictions(None, None, cameras, (0.5,), torch.Generator()) == []
-    images = images_of(model)
+    images, prompts = images_of(model), embed_prompt(model, "a red mug", release_text_encoder=False)
+    assert guidance.samples(prompts, cameras, 3, torch.Generator()) == []
+    assert guidance.predictions(images[:1], prompts, cameras[:1], (0.5,), torch.Generator()) == []
     assert torch.equal(guidance.decode(guidance.encode(images)), images)
     before = sum(p.numel() for p in model.frozen.module.parameters())
     embed_prompt(model, "a red mug")

@@ -42,6 +42,7 @@ def test_a_negative_prompt_without_guidance(prior, cameras, loss: str, inversion
     assert torch.equal(plain, pushed) != config.reads_negative
 
 
+@TWO_KINDS
 @pytest.mark.parametrize("loss", LATENT_LOSSES)
 def test_all_go_together(prior, cameras, loss: str) -> None:
     """Each addition changes what it is meant to change, and all of them leave a finite gradient."""

@@ -57,10 +57,13 @@ def test_a_text_that_is_the_wanted_one_takes_nothing_away() -> None:
     torch.testing.assert_close(found, classifier_free_guidance(u, c, 7.5), rtol=1e-4, atol=1e-4)
 
 
+QUADRANTS = ViewThresholds(front_deg=45.0, back_deg=45.0, overhead_deg=60.0, bottom_deg=-5.0)
+
+
 def test_weights_follow_the_cameras_angle_to_each_view() -> None:
     around = cameras_at((0, 0), (60, 0), (90, 0), (180, 0), (180, 80), (0, -80))
     config = PerpNegConfig(front=2.0, back=1.0, overhead=0.5)
-    front, back, overhead = view_weights(around, config, ViewThresholds()).values()
+    front, back, overhead = view_weights(around, config, QUADRANTS).values()
     torch.testing.assert_close(front, torch.tensor([0.0, 2 * 60 / 90, 2, 2, 2, 2 * 80 / 90]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(back, torch.tensor([1.0, 1, 1, 0, 80 / 90, 1]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(overhead, torch.tensor([0.5, 0.5, 0.5, 0.5, 0, 0.5]), rtol=1e-4, atol=1e-4)
@@ -70,7 +73,7 @@ def test_the_cameras_own_word_is_never_avoided() -> None:
     """Also at the border of its sector, 40 degrees off."""
     config = PerpNegConfig(**dict.fromkeys(VIEW_WORDS, 1.0))
     around = cameras_at((40, 0), (-40, 0), (220, 0), (30, 65), (30, -20))
-    weights = torch.stack([*view_weights(around, config, ViewThresholds()).values()])
+    weights = torch.stack([*view_weights(around, config, QUADRANTS).values()])
     own = [VIEW_WORDS.index(word) for word in ("front", "front", "back", "overhead", "bottom")]
     assert all(weights[word, camera] == 0 for camera, word in enumerate(own))
     assert (weights.sum(dim=0) > 1).all()

@@ -157,6 +157,7 @@ def test_training_the_estimator_lowers_its_loss_and_checkpoints_hold_only_it(pri
     assert all(key.startswith("estimator.") for key in guidance.state_dict())
 
 
+@pytest.mark.parametrize("prior", ["epsilon", "flux"], indirect=True)
 def test_the_estimator_learns_at_all_levels_from_the_plain_prompt_and_sometimes_without_camera(
     prior, prompts, cameras, monkeypatch
 ) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks import step_cost
 from benchmarks.step_cost import MODELS, TERA
-from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig, PerpNegConfig, TextConfig
+from guidance.config import EstimatorConfig, GuidanceConfig, InversionConfig, NfsdConfig, PerpNegConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
@@ -25,6 +25,7 @@ from guidance.memory import (
 )
 from guidance.prompts import embed_prompt
 from guidance.score_distillation import ScoreDistillation
+from tests.guidance.conftest import FAMILIES
 from tests.guidance.steps import LATENT_LOSSES
 
 
@@ -148,10 +149,15 @@ def test_estimates_add_up(epsilon_prior) -> None:
     assert estimate(gradient_checkpointing=True)[0].step <= found.step
 
 
-@pytest.mark.parametrize("loss", LATENT_LOSSES)
-@pytest.mark.parametrize("front", [0.0, 1.6])
-def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
-    config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=front), nfsd=NfsdConfig("ugly"))
+@pytest.mark.parametrize(
+    ("prior", "loss"),
+    [("epsilon", loss) for loss in LATENT_LOSSES] + [(family, "vsd") for family in FAMILIES if family != "epsilon"],
+    indirect=["prior"],
+)
+def test_every_loss_and_every_family_has_an_estimate(prior, loss: str) -> None:
+    """On the meta device, with a view to avoid and with an inversion that reads texts."""
+    inversion = InversionConfig(steps=2, guidance_scale=-1.0)
+    config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=1.6), nfsd=NfsdConfig("ugly"), inversion=inversion)
     prompts = embed_prompt(prior, "a red mug", further=config.further_texts)
     generator = torch.Generator().manual_seed(0)
     estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.trains_estimator else None

@@ -1,6 +1,5 @@
 """Backgrounds: a colour for each direction."""
 
-import pytest
 import torch
 
 from models.config import BackgroundConfig
@@ -31,17 +30,3 @@ def test_direction_encoding_by_hand():
     encoded = encode_directions(torch.tensor([0.5, 0.0, -0.5]), frequencies=2)
     expected = [0.5, 0, -0.5, *(1, 0, -1, 0, 0, 0), *(0, 1, 0, -1, 1, -1)]
     torch.testing.assert_close(encoded, torch.tensor(expected), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"kind": "sky"}, "kind: 'sky' is not one of mlp, solid"),
-        ({"color": (1.0, 2.0, 0.0)}, "color"),
-        ({"frequencies": -1}, "frequencies: -1"),
-        ({"hidden": (0,)}, "hidden"),
-    ],
-)
-def test_background_config_names_the_bad_field(options, match):
-    with pytest.raises(ValueError, match=match):
-        BackgroundConfig(**options)

@@ -104,33 +104,6 @@ def test_mlp_has_no_bias_and_leaves_the_global_generator_alone():
     assert (mlp(torch.zeros(4, 3)) == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("config", "options", "match"),
-    [
-        (RadianceFieldConfig, {"radius": 0.0}, "radius: 0 must be positive"),
-        (RadianceFieldConfig, {"normals": "sobel"}, "normals: 'sobel' is not one of"),
-        (RadianceFieldConfig, {"normal_step": 2.0}, "normal_step: 2"),
-        (RadianceFieldConfig, {"hidden": (0,)}, "hidden"),
-        (
-            RadianceFieldConfig,
-            {"density_init": DensityInitConfig("scene")},
-            "'scene' is dense .* only, .*nothing would",
-        ),
-        (
-            RadianceFieldConfig,
-            {"density_init": DensityInitConfig("centred_object")},
-            "2.5 too, outside of radius 1: the",
-        ),
-        (DensityInitConfig, {"kind": "blob"}, "kind: 'blob' is not one of object"),
-        (DensityInitConfig, {"object_radius": 3.0}, "object_radius"),
-        (DensityInitConfig, {"scene_strength": 1.0}, "scene_strength: 1 must be negative"),
-    ],
-)
-def test_configs_name_the_bad_field(config, options, match):
-    with pytest.raises(ValueError, match=match):
-        config(**options)
-
-
 class Onion(RadianceField):
     """A green ball of radius 0.5 with a blue core below 0.49, in red air without density."""
 

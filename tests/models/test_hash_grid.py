@@ -168,15 +168,6 @@ def test_auto_announces_its_choice_once(caplog):
     assert [record.getMessage() for record in caplog.records] == ["hash grid: backend numba on cpu (configured: auto)"]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("backend", "cuda"), ("levels", 0), ("features", 3), ("log2_hashmap_size", 40), ("finest_resolution", 2)],
-)
-def test_config_names_the_bad_field(field, value):
-    with pytest.raises(ValueError, match=f"{field}.*{value}"):
-        HashGridConfig(**{field: value})
-
-
 def test_a_backend_on_the_wrong_device_is_an_error():
     with pytest.raises(ValueError, match="'numba' runs on cpu, not on cuda"):
         make_grid().backend_on(torch.device("cuda"))

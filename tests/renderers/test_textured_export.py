@@ -214,9 +214,3 @@ def test_an_empty_mesh_and_a_diverged_field_are_errors():
         bake(vertices, faces[:0], smooth_color)
     with pytest.raises(ValueError, match=r"color: \d+ of \d+ texels are not finite"):
         bake(vertices, faces, lambda points: points / 0, BakingConfig(texture_size=32))
-
-
-@pytest.mark.parametrize(("name", "value"), [("texture_size", 8), ("max_faces", 3), ("padding", -1)])
-def test_config_names_the_bad_field(name, value):
-    with pytest.raises(ValueError, match=f"{name}: {value}"):
-        BakingConfig(**{name: value})

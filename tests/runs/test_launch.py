@@ -135,17 +135,45 @@ def test_a_mistake_is_one_message_and_status_2(case, run, capsys, tmp_path, monk
     assert not run.calls and files(tmp_path) == before and not (tmp_path / "outputs").exists()
 
 
-def test_help_shows_examples_and_is_no_mistake(capsys):
-    with pytest.raises(SystemExit) as exited:
-        launch.main(["--help"])
-    assert exited.value.code == 0
+def test_help_shows_examples_and_sections_and_is_no_mistake(capsys):
+    assert launch.main(["--help"]) == 0
     said = capsys.readouterr().out
-    for part in ("--resume last", "prior=sd21", "--mode export", "Exit status"):
+    for part in ("--resume last", "prior=sd21", "--mode export", "Exit status", "Sections: prior, text, guidance"):
         assert part in said
 
 
+def test_help_lists_the_fields_of_a_section(capsys):
+    assert launch.main(["--help", "guidance"]) == 0
+    said = capsys.readouterr().out
+    for key in flatten(RunConfig()):
+        assert (f"\n{key} = " in said) == key.startswith("guidance.")
+    for part in (
+        'guidance.loss = "vsd"\n    one of vsd, sds, csd,',
+        "guidance.perp_neg (",
+        "a number from 0 on; a resumed run",
+    ):
+        assert part in said
+    assert launch.main(["--help", "optimizer.lr_grid"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("optimizer.lr_grid = [[0, 0.01]]\n    a list of [iteration, value] pairs")
+
+
+@pytest.mark.parametrize(("key", "near"), [("guidence", "guidance"), ("optimizer.lr_gird", "lr_grid")])
+def test_help_on_what_there_is_not(key, near, capsys):
+    assert launch.main(["--help", key]) == launch.MISTAKE
+    assert f"{key}: unknown key in --help; did you mean {near!r}?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--config", "no.yaml"], ["--config", VSD, "prompt"], ["--config", VSD, "prior=x"]]
+    "arguments",
+    [
+        ["--config", "no.yaml"],
+        ["--config", VSD, "prompt"],
+        ["--config", VSD, "prior=x"],
+        ["--config", VSD, "render.sze=3"],
+        ["--config", VSD, "guidance.loss=vds"],
+        ["--help", "gudance"],
+    ],
 )
 def test_plain_mistakes_do_not_wait_for_pytorch(arguments):
     """In a process of its own, as a user sees it."""

@@ -259,7 +259,7 @@ def test_the_need_for_memory_is_told_before_anything_is_loaded(config, tmp_path,
     def load(*_):
         raise MemoryError
 
-    monkeypatch.setattr(frozen_model, "load_prior", load)
+    monkeypatch.setattr(frozen_model, "load_model", load)
     with pytest.raises(MemoryError):
         run.train(config, tmp_path)
     assert (
