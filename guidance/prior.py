@@ -42,7 +42,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 
 
 class DiffusionPrior(FrozenModel):
-    """A frozen text-to-image model. Of it ``guidance/families/`` implements what a family has of its own."""
+    """A frozen text-to-image model; each family of models is a subclass in ``guidance/families/``."""
 
     @classmethod
     @abstractmethod

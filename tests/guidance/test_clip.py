@@ -18,6 +18,7 @@ from guidance.prompts import PromptEmbeddings, embed_prompt
 from priors.judge_model import load_judge
 from priors.world.dataset import draw_instance
 from renderers.cameras import Cameras
+from tests.rounding import assert_equal_to_rounding
 from tests.tiny_image_text import CLIP_SIZE, save_tiny_clip, save_tiny_judge, save_tiny_language_model
 
 RANGE = (0.02, 0.98)
@@ -55,8 +56,8 @@ def test_a_clip_says_what_transformers_says(clip_folder) -> None:
     pixels = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     with torch.no_grad():
         expected = theirs(**tokens, pixel_values=pixels)
-        torch.testing.assert_close(ours.encode_images(images), expected.image_embeds)
-    torch.testing.assert_close(ours.encode_text(texts).tokens[:, 0], expected.text_embeds)
+        assert_equal_to_rounding(ours.encode_images(images), expected.image_embeds)
+    assert_equal_to_rounding(ours.encode_text(texts).tokens[:, 0], expected.text_embeds)
     assert (expected.image_embeds[0] - expected.image_embeds[1]).abs().max() > 1e-3
 
 
@@ -64,8 +65,8 @@ def test_the_judge_says_what_it_says(judge_folder) -> None:
     ours, theirs = load_image_text_model(judge_folder), load_judge(judge_folder)
     assert isinstance(ours, BundledJudge) and ours.image_size == 64
     images = images_of(ours)
-    torch.testing.assert_close(ours.encode_images(images), theirs(images).embedding)
-    torch.testing.assert_close(ours.encode_text(["a red mug"]).tokens[:, 0], theirs.embed_text(["a red mug"]))
+    assert_equal_to_rounding(ours.encode_images(images), theirs(images).embedding)
+    assert_equal_to_rounding(ours.encode_text(["a red mug"]).tokens[:, 0], theirs.embed_text(["a red mug"]))
     with pytest.raises(ValueError, match=r"'a purple wug': the judge .* doesn't know \['wug'\]"):
         ours.encode_text(["a purple wug"])
 
@@ -124,9 +125,9 @@ def test_a_negative_prompt_pushes_away_as_the_prompt_pulls(model, cameras) -> No
 def test_scale_and_limit_act_on_the_gradient(model, cameras) -> None:
     prompts, images = embed_prompt(model, "a red mug"), images_of(model)
     plain = step(model, images, cameras, prompts).gradient
-    torch.testing.assert_close(step(model, images, cameras, prompts, guidance_scale=3.0).gradient, 3 * plain)
+    assert_equal_to_rounding(step(model, images, cameras, prompts, guidance_scale=3.0).gradient, 3 * plain)
     limited = step(model, images, cameras, prompts, max_gradient_rms=1e-6).gradient
-    torch.testing.assert_close(limited.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 1e-6))
+    assert_equal_to_rounding(limited.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 1e-6), limited[0].numel())
 
 
 def test_it_owns_no_weight_and_the_text_encoder_can_go(model, cameras) -> None:

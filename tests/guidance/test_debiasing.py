@@ -10,6 +10,7 @@ from guidance.config import DebiasingConfig, TextConfig
 from guidance.debiasing import ViewLanguageModel, contradicting_words, find_contradictions, without_words
 from guidance.prompts import embed_prompt
 from renderers.config import VIEW_WORDS
+from tests.rounding import assert_equal_to_rounding
 from tests.tiny_image_text import save_tiny_language_model
 
 
@@ -36,8 +37,8 @@ def test_a_list_changes_its_own_view_alone(epsilon_prior) -> None:
     views = [f"a red mug, {word} view" for word in VIEW_WORDS]
     views[VIEW_WORDS.index("back")] = "a mug, back view"
     expected = epsilon_prior.encode_text([*views, "a red mug"])
-    torch.testing.assert_close(found.views.tokens, expected.tokens[:5])
-    torch.testing.assert_close(found.plain.tokens, expected.tokens[5:])  # the estimator reads all of it
+    assert_equal_to_rounding(found.views.tokens, expected.tokens[:5])
+    assert_equal_to_rounding(found.plain.tokens, expected.tokens[5:])  # the estimator reads all of it
 
 
 def likelihoods(sentences: list[str]) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_a_language_model_is_asked_for_the_view_words_alone(tmp_path) -> None:
     sentence = tokenizer("this image is depicting a [MASK] view of a smiling red mug", return_tensors="pt")
     logits = model(**sentence).logits[0, 6]  # [CLS] this image is depicting a [MASK]
     expected = logits[tokenizer.convert_tokens_to_ids(list(VIEW_WORDS))].softmax(dim=0)
-    torch.testing.assert_close(found[1], expected)
+    assert_equal_to_rounding(found[1], expected)
     assert found.shape == (2, 5) and not torch.allclose(found[0], found[1])
 
 

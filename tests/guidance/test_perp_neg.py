@@ -12,6 +12,7 @@ from guidance.config import PerpNegConfig
 from guidance.perp_neg import perp_neg, perpendicular, view_weights
 from renderers.cameras import Cameras, orbit_cameras
 from renderers.config import VIEW_WORDS, ViewThresholds
+from tests.rounding import assert_equal_to_rounding
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,7 +33,9 @@ def test_the_perpendicular_part_is_perpendicular_and_the_rest_parallel() -> None
     perp = perpendicular(delta, main)
     torch.testing.assert_close(inner(perp, main), torch.zeros(3), rtol=0, atol=1e-3)
     rest = delta - perp
-    torch.testing.assert_close(inner(rest, main).abs(), rest.flatten(1).norm(dim=1) * main.flatten(1).norm(dim=1))
+    assert_equal_to_rounding(
+        inner(rest, main).abs(), rest.flatten(1).norm(dim=1) * main.flatten(1).norm(dim=1), main[0].numel()
+    )
     assert torch.equal(perpendicular(delta, torch.zeros_like(main)), delta)
 
 
