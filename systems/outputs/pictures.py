@@ -5,8 +5,8 @@ Images are BHWC in [0, 1], as the renderers give them.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -30,11 +30,12 @@ def render_strip(views: RenderOutput) -> Picture:
     return row([image for images in zip(*kinds, strict=True) for image in images])
 
 
-def row(images: list[Picture]) -> Picture:
+def row(images: list[Float[Tensor, "height _ 3"]]) -> Float[Tensor, "height total_width 3"]:
+    """Pictures of one height side by side, on the CPU."""
     return torch.cat([image.detach().float().cpu() for image in images], dim=1)
 
 
-def column(images: list[Picture]) -> Picture:
+def column(images: list[Float[Tensor, "_ _ 3"]]) -> Float[Tensor, "total_height total_width 3"]:
     """Pictures below each other, padded with black to the widest."""
     width = max(image.shape[1] for image in images)
     padded = [torch.nn.functional.pad(image.float().cpu(), (0, 0, 0, width - image.shape[1])) for image in images]
@@ -51,8 +52,8 @@ def write_png(path: Path, image: Picture) -> None:
         Image.fromarray(as_bytes(image)).save(unfinished, format="PNG")
 
 
-def read_png(path: Path | BinaryIO) -> Picture:
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
+def read_png(source: Path | io.BytesIO) -> Picture:
+    return torch.from_numpy(np.array(Image.open(source).convert("RGB"))).float() / 255
 
 
 def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> None:
