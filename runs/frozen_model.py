@@ -9,7 +9,7 @@ import torch
 from configs.schema import RunConfig
 from guidance.building import load_model
 from guidance.frozen_model import FrozenModel
-from guidance.memory import preflight
+from guidance.memory import PlannedRun, preflight
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from runs.devices import chosen_precision
 
@@ -39,7 +39,7 @@ def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
 
 def memory_line(config: RunConfig, device: torch.device) -> str | None:
     """How much memory the guidance will need, before any of it is taken; None where it is not worth a line."""
-    return preflight(
+    run = PlannedRun(
         model_path(config),
         device,
         prior_dtype(config, device),
@@ -49,6 +49,7 @@ def memory_line(config: RunConfig, device: torch.device) -> str | None:
         config.estimator,
         config.render.views,
     )
+    return preflight(run)
 
 
 def build_prompts(config: RunConfig, prior: FrozenModel) -> PromptEmbeddings:

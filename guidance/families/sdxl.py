@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -34,6 +34,8 @@ COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tok
 class StableDiffusionXLPrior(UNetPrior):
     """The family's base models, from a folder or the hub."""
 
+    zero_empty: bool = True  # whether the model was trained with zeros for an empty prompt; diffusers' default
+
     @classmethod
     def load(
         cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
@@ -43,28 +45,14 @@ class StableDiffusionXLPrior(UNetPrior):
         unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
         autoencoder = load_autoencoder(source, device, dtype)
         tokenizers = tuple(load_tokenizer(CLIPTokenizer, source, name) for name in ("tokenizer", "tokenizer_2"))
-        zero_empty = index.get("force_zeros_for_empty_prompt", True)  # diffusers' default
-        return cls(unet, autoencoder, scheduler, tokenizers, source, device, dtype, zero_empty)
-
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        autoencoder: AutoencoderKL,
-        scheduler: DDPMScheduler,
-        tokenizers: tuple[CLIPTokenizer | None, ...],
-        source: Path | str,
-        device: torch.device,
-        dtype: torch.dtype,
-        zero_empty: bool = True,
-    ) -> None:
-        """Args: zero_empty: whether the model was trained with zeros for an empty prompt."""
-        super().__init__(unet, autoencoder, scheduler, tokenizers, source, device, dtype)
         if unet.config.addition_embed_type != "text_time":
             raise ValueError(
                 f"prior: the UNet of {str(source)!r} has addition_embed_type {unet.config.addition_embed_type!r}; "
                 "Stable Diffusion XL's is 'text_time' (pooled text and sizes); fetch the model again"
             )
-        self.zero_empty = zero_empty
+        prior = cls(unet, autoencoder, scheduler, tokenizers, source, device, dtype)
+        prior.zero_empty = index.get("force_zeros_for_empty_prompt", prior.zero_empty)
+        return prior
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (

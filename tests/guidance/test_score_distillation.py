@@ -146,11 +146,11 @@ def test_training_the_estimator_lowers_its_loss_and_checkpoints_hold_only_it(pri
 
     def mean_loss() -> float:
         with torch.no_grad():
-            values = [guidance.estimator_loss(latents, prompts, cameras, seeded(100 + i)) for i in range(20)]
+            values = [guidance.estimator_loss(latents, prompts, cameras, seeded(100 + i)) for i in range(10)]
         return torch.stack(values).mean().item()
 
     before = mean_loss()
-    for step in range(40):
+    for step in range(20):
         optimizer.zero_grad()
         guidance.estimator_loss(latents, prompts, cameras, seeded(step)).backward()
         optimizer.step()

@@ -13,10 +13,12 @@ from benchmarks.step_cost import MODELS, TERA
 from guidance.config import EstimatorConfig, GuidanceConfig, InversionConfig, NfsdConfig, PerpNegConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.estimator import LoraEstimator
-from guidance.loading import load_prior
+from guidance.families.latent_diffusion import LatentDiffusionPrior
+from guidance.loading import outline_prior
 from guidance.memory import (
     LiveMemory,
     MemoryEstimate,
+    PlannedRun,
     device_memory,
     estimate_memory,
     estimate_run,
@@ -63,6 +65,7 @@ def test_what_is_counted_is_what_the_presets_have() -> None:
         assert [step.guidance.shared_pass for step in steps[1:3]] == [True, False]
 
 
+@pytest.mark.parametrize("prior", ["epsilon", "flux"], indirect=True)
 def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     """The dry run calls the network as often and on as many rows, and leaves the real weights alone."""
     estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
@@ -165,19 +168,33 @@ def test_every_loss_and_every_family_has_an_estimate(prior, loss: str) -> None:
     assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.trains_estimator
 
 
-def test_a_run_is_estimated_before_its_weights_are_read(folders, tmp_path) -> None:
-    """As much as with the weights at hand, for each family, and not a number of them is loaded."""
+def test_an_outline_is_the_model_without_its_numbers(prior, tmp_path) -> None:
+    """For each family: the same tensors in the same formats, read from the configurations alone."""
+    bare = shutil.copytree(prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    outlined = outline_prior(bare)
+
+    def shapes(model: LatentDiffusionPrior) -> list[tuple]:
+        encoders = [encoder for encoder in model.text_encoders if encoder is not None]
+        parts = (model.network, model.frozen_autoencoder.module, *encoders)
+        return [(name, p.shape, p.dtype) for part in parts for name, p in part.named_parameters()]
+
+    assert shapes(outlined) == shapes(prior) and len(shapes(prior)) > 100
+    assert all(parameter.is_meta for parameter in outlined.network.parameters())
+    assert outlined.latent_shape == prior.latent_shape and outlined.traits == prior.traits
+
+
+def test_a_run_is_estimated_before_its_weights_are_read(epsilon_prior, tmp_path) -> None:
+    """As much as with the weights at hand."""
     prompt, config = "a red mug", GuidanceConfig()
-    for kind, folder in folders.items():
-        prior = load_prior(folder)
-        estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
-        prompts = embed_prompt(prior, prompt, release_text_encoder=False)
-        encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
-        known = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
-        bare = shutil.copytree(folder, tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
-        found = estimate_run(bare, torch.device("cpu"), torch.float32, prompt, TextConfig(), config, EstimatorConfig())
-        assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step), kind
-        assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0, kind
+    estimator = LoraEstimator(epsilon_prior, EstimatorConfig(), torch.Generator().manual_seed(0))
+    prompts = embed_prompt(epsilon_prior, prompt, release_text_encoder=False)
+    encoders = epsilon_prior.text_encoders
+    known = estimate_memory(ScoreDistillation(epsilon_prior, estimator, config), prompts)
+    bare = shutil.copytree(epsilon_prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    device, dtype = torch.device("cpu"), torch.float32
+    found = estimate_run(PlannedRun(bare, device, dtype, prompt, TextConfig(), config, EstimatorConfig()))
+    assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step)
+    assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0
 
 
 def test_encoding_the_prompt_may_be_what_needs_most() -> None:
