@@ -1,4 +1,8 @@
-"""Checksums kept beside weights, so that a damaged file is named instead of loaded."""
+"""Checksums kept beside weights, so that a damaged file is named instead of loaded.
+
+Line ends of text files don't count: git writes CRLF on Windows where ``core.autocrlf`` is set, and every loader
+reads both.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,13 @@ import json
 from pathlib import Path
 
 CHECKSUM_FILE = "checksums.json"
+TEXT = frozenset({".json", ".txt"})
 
 
 def _sha256(path: Path) -> str:
+    """Of the bytes; of a text file with each CRLF as LF."""
+    if path.suffix in TEXT:
+        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):  # in pieces: weights can be larger than memory
@@ -20,8 +28,8 @@ def _sha256(path: Path) -> str:
 def write_checksums(folder: Path) -> None:
     """Write ``checksums.json`` for every file below ``folder`` that a loader reads (no prose)."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md" and p.name != CHECKSUM_FILE)
-    table = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    (folder / CHECKSUM_FILE).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    table = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    (folder / CHECKSUM_FILE).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def verify_checksums(folder: Path) -> None:
@@ -38,7 +46,7 @@ def verify_checksums(folder: Path) -> None:
         return
     for name, expected in json.loads(listing.read_text(encoding="utf-8")).items():
         path = folder / name
-        remedy = f"restore it with `git checkout -- {path}`"
+        remedy = f"restore it with `git checkout -- {path}`, or install the project again"
         if not path.exists():
             raise FileNotFoundError(f"{path}: missing, though {listing} lists it; {remedy}")
         if _sha256(path) != expected:

@@ -141,6 +141,25 @@ def test_checksums_ignore_prose_and_catch_changes(tmp_path):
         verify_checksums(tmp_path / "none")
 
 
+def test_checksums_ignore_line_ends_of_text_alone(tmp_path):
+    text, binary = tmp_path / "a" / "config.json", tmp_path / "weights.bin"
+    text.parent.mkdir()
+    text.write_bytes(b'{\n  "size": 1\n}\n')
+    binary.write_bytes(b"12\n34")
+    write_checksums(tmp_path)
+    assert '"a/config.json"' in (tmp_path / "checksums.json").read_text()  # the same on every system
+    for file in (text, tmp_path / "checksums.json"):  # as `git clone` writes them where core.autocrlf is true
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    verify_checksums(tmp_path)
+    binary.write_bytes(b"12\r\n34")
+    with pytest.raises(ValueError, match=r"weights\.bin"):
+        verify_checksums(tmp_path)
+    binary.write_bytes(b"12\n34")
+    text.write_bytes(text.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        verify_checksums(tmp_path)
+
+
 def test_requests_cover_every_prompt_with_balanced_patterns():
     requests = all_requests()
     assert len(requests) == len(CLASSES) * len(COLORS) * len(VIEW_WORDS)
