@@ -20,13 +20,13 @@ computes norms in float32 and adapters in half precision, where the dry run does
 
 from __future__ import annotations
 
-import os
 import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -146,7 +146,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes of a CUDA device, or of this machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def preflight(run: PlannedRun) -> str | None:
