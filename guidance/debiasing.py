@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from guidance.config import DebiasingConfig
+from guidance.weights import load_whole
 from renderers.config import VIEW_WORDS
 
 SENTENCE = "This image is depicting a {mask} view of {prompt}"
@@ -36,14 +37,15 @@ class ViewLanguageModel:
 
         Raises:
             FileNotFoundError: no such folder or id, or no network.
-            ValueError: a view word that the tokenizer takes apart.
+            ValueError: a view word that the tokenizer takes apart, or weights that are not all there.
         """
         from transformers import AutoModelForMaskedLM, AutoTokenizer  # here, because few runs need them
 
         source = Path(path_or_id).expanduser() if Path(path_or_id).expanduser().is_dir() else path_or_id
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source)
-            self.model = AutoModelForMaskedLM.from_pretrained(source).eval()
+            # Checkpoints of such models hold more, such as BERT's head for the next sentence.
+            self.model = load_whole(AutoModelForMaskedLM, source, "text.debiasing.model", unused=("",)).eval()
         except OSError as error:
             reason = str(error).splitlines()[0].rstrip(". ")
             raise FileNotFoundError(

@@ -19,6 +19,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from guidance.families.text import check_tokenizer, tokenize
 from guidance.frozen import Frozen
 from guidance.frozen_model import FrozenModel, Images, TextEmbeddings
+from guidance.weights import load_whole
 from priors.judge_model import load_judge
 
 JUDGE_FILE = "judge.safetensors"
@@ -83,7 +84,7 @@ class Clip(ImageTextModel):
 
         Raises:
             FileNotFoundError: a file is absent or cannot be fetched.
-            ValueError: a model of another kind.
+            ValueError: a model of another kind, or weights that are not all there.
         """
         try:
             kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
@@ -92,7 +93,7 @@ class Clip(ImageTextModel):
                     f"guidance.clip_model: the config.json of {str(source)!r} is of a model of type {kind!r}, a 'clip' "
                     f"is needed; use priors/judge, a folder, or a hub id such as {WORKING_ID!r}"
                 )
-            model = CLIPModel.from_pretrained(source)
+            model = load_whole(CLIPModel, source, "guidance.clip_model")
             tokenizer = AutoTokenizer.from_pretrained(source)
             pixels, _ = ImageProcessingMixin.get_image_processor_dict(source)
         except OSError as error:

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from guidance.weights import load_whole
+
 
 def is_listed(index: dict[str, Any], name: str) -> bool:
     """Whether the model comes with a part; ``[null, null]`` stands for one that was left out."""
@@ -46,7 +48,7 @@ def load_component(
 
     Raises:
         FileNotFoundError: a file is absent or cannot be fetched.
-        ValueError: a file is there, but cannot be read, or is of another network.
+        ValueError: a file is there, but cannot be read, is of another network, or lacks a weight.
     """
     remedy = "fetch the model again or save the whole pipeline"
     try:
@@ -54,6 +56,8 @@ def load_component(
             _check_class(component, source, name)
         if device is not None and device.type == "meta":
             return _outline(component, source, name, **kwargs)
+        if issubclass(component, (ModelMixin, PreTrainedModel)):
+            return load_whole(component, source, "prior", subfolder=name, **kwargs)
         return component.from_pretrained(source, subfolder=name, **kwargs)
     except (OSError, SafetensorError) as error:
         if any(isinstance(cause, SafetensorError) for cause in _causes(error)):
