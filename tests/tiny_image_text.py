@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,7 +11,6 @@ from transformers import (
     BertForMaskedLM,
     BertTokenizerFast,
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -36,9 +36,8 @@ def save_tiny_clip(folder: Path) -> Path:
         config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
         CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": CLIP_SIZE}, crop_size=CLIP_SIZE, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]
-    ).save_pretrained(folder)
+    pixels = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
     return folder
 
 
@@ -56,7 +55,7 @@ def save_tiny_language_model(folder: Path, words: tuple[str, ...] = (*VIEW_WORDS
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = [*marks, "this", "image", "is", "depicting", "a", "view", "of", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

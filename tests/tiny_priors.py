@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import (
@@ -20,6 +21,10 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -202,7 +207,12 @@ def _t5_tokenizer() -> T5TokenizerFast:
     """A unigram model of the words and, for others, of single characters."""
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     vocabulary = [*marks, *(("▁" + word, -1.0) for word in WORDS), *((chr(code), -9.0) for code in range(33, 127))]
-    return T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
+    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=2))
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    with TemporaryDirectory() as folder:  # the way that all versions of transformers share
+        tokenizer.save(str(Path(folder, "tokenizer.json")))
+        return T5TokenizerFast.from_pretrained(folder, extra_ids=0, model_max_length=512)
 
 
 def _t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
