@@ -27,11 +27,12 @@ from typing import NoReturn
 # None of these imports PyTorch, which takes seconds: help and mistakes in keys and values don't wait for it.
 from configs.errors import MISTAKES, ConfigError, describe, is_disk_error, is_user_mistake
 from configs.help import help_on, section_names
-from configs.sources import config_files, pipeline_files, split_overrides
+from configs.sources import config_files, find_file, pipeline_files, split_overrides
 from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
 from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
 from runs.processes import is_first_process
+from runs.program import program
 from systems.outputs import reports
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
@@ -53,14 +54,14 @@ LESS_MEMORY = (
 )
 EXAMPLES = """\
 examples:
-  python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair"
-  python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair" prior=sd21 logger=wandb
-  python launch.py --config configs/vsd-nerf.yaml prompt="a blue chair" --resume last iterations=2000
-  python launch.py --resume outputs/vsd-nerf/a-blue-chair/RUN
-  python launch.py --config configs/prolific.yaml prompt="a blue chair" geometry.iterations=500
-  python launch.py --config configs/vsd-geometry.yaml from=outputs/vsd-nerf/a-blue-chair/RUN
-  python launch.py --config configs/vsd-texture.yaml from=outputs/vsd-geometry/a-blue-chair/RUN
-  python launch.py --mode export --checkpoint outputs/vsd-texture/a-blue-chair/RUN export.texture_size=2048
+  {program} --config configs/vsd-nerf.yaml prompt="a blue chair"
+  {program} --config configs/vsd-nerf.yaml prompt="a blue chair" prior=sd21 logger=wandb
+  {program} --config configs/vsd-nerf.yaml prompt="a blue chair" --resume last iterations=2000
+  {program} --resume outputs/vsd-nerf/a-blue-chair/RUN
+  {program} --config configs/prolific.yaml prompt="a blue chair" geometry.iterations=500
+  {program} --config configs/vsd-geometry.yaml from=outputs/vsd-nerf/a-blue-chair/RUN
+  {program} --config configs/vsd-texture.yaml from=outputs/vsd-geometry/a-blue-chair/RUN
+  {program} --mode export --checkpoint outputs/vsd-texture/a-blue-chair/RUN export.texture_size=2048
 
 A run lies in outputs/<config>/<prompt>/<run>/; its config.yaml holds every setting. Runs are never overwritten.
 Exit status: 0 done, 2 a mistake in what was asked for, 3 the scene collapsed, 4 trained but a particle has no surface
@@ -112,9 +113,9 @@ def parse_arguments(arguments: Sequence[str]) -> Request | str:
         ConfigError: an unknown option or section, options that exclude each other, or no key=value.
     """
     parser = _Parser(
-        prog="python launch.py",
+        prog=program(),
         description=DESCRIPTION + f"\nSections: {', '.join(section_names())}\n",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(program=program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
@@ -122,7 +123,8 @@ def parse_arguments(arguments: Sequence[str]) -> Request | str:
     help_help = "show this, or the fields of a section such as guidance, or of 'all', with types, defaults and units"
     parser.add_argument("--help", "-h", nargs="?", const="", metavar="SECTION", help=help_help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set, after all else")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="what to do, such as configs/vsd-nerf.yaml")
+    config_help = "what to do: vsd-nerf or another of the project's own, or a YAML file"
+    parser.add_argument("--config", type=lambda name: find_file(Path(name)), metavar="FILE", help=config_help)
     mode_help = "train (the default); test: a turntable and figures of a checkpoint; export: its models (GLB and more)"
     parser.add_argument("--mode", choices=("train", "test", "export"), default="train", help=mode_help)
     resume_help = "go on from a checkpoint or a run's folder, or from the 'last' run of this config and prompt"
@@ -247,7 +249,12 @@ def give_up(status: int, message: str, plan: Plan | None) -> int:
     return status
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The program as a process of its own; ``prolific`` of an installed copy."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a prompt may hold letters that the terminal lacks
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

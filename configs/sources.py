@@ -77,6 +77,18 @@ def pipeline_files() -> list[Path]:
     return [path for path in _yaml_files() if is_pipeline(path)]
 
 
+def find_file(path: Path) -> Path:
+    """A file as the command line names it: the file, else the project's own of that name, from any folder.
+
+    >>> find_file(Path("vsd-nerf")) == find_file(Path("configs/vsd-nerf.yaml")) == CONFIG_FOLDER / "vsd-nerf.yaml"
+    True
+    """
+    if path.is_file():
+        return path
+    own = {name: file for file in _yaml_files() for name in (file.stem, f"{CONFIG_FOLDER.name}/{file.name}")}
+    return own.get(path.as_posix(), path)
+
+
 def _yaml_files() -> list[Path]:
     return sorted(path for path in CONFIG_FOLDER.glob("*.yaml") if path.name != DEFAULTS_FILE.name)
 

@@ -20,6 +20,7 @@ from configs.load import to_yaml
 from configs.schema import RunConfig
 from files.whole_files import whole_file
 from runs.processes import is_first_process, share_folder, shared_folder
+from runs.program import program
 from systems.layout import CONFIG_FILE
 from systems.versions import versions
 
@@ -132,7 +133,7 @@ def write_config(config: RunConfig, folder: Path, arguments: Sequence[str]) -> N
     try:
         earlier = path.read_text(encoding="utf-8") if path.exists() else ""
         comments = [line for line in earlier.splitlines() if line.startswith("#")]
-        command = _printable(shlex.join(["python", "launch.py", *arguments]))
+        command = _printable(shlex.join([*program().split(), *arguments]))
         comments += [
             f"# {datetime.now().isoformat(timespec='seconds')} {command}",
             "#   " + ", ".join(f"{name} {number}" for name, number in versions().items()),

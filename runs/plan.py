@@ -14,6 +14,7 @@ from runs import folder as folders
 from runs import pipeline, resume
 from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished
 from runs.processes import is_first_process
+from runs.program import program
 from settings.schedules import value_at
 from systems.layout import CONFIG_FILE
 
@@ -137,7 +138,7 @@ def how_to_resume(plan: Plan | None) -> str:
         return f"the run is finished; its results are in {plan.folder}"
     if not checkpoints(plan.folder) and not has_finished_stages(plan):
         return "there is no checkpoint yet; start again"
-    return f"go on with: python launch.py --resume {shlex.quote(str(plan.pipeline or plan.folder))}"
+    return f"go on with: {program()} --resume {shlex.quote(str(plan.pipeline or plan.folder))}"
 
 
 def has_finished_stages(plan: Plan) -> bool:
