@@ -25,8 +25,8 @@ def load_whole(
 ) -> nn.Module:
     """``component.from_pretrained(source, **kwargs)``, if network and files hold the same weights.
 
-    Buffers that the libraries compute themselves (``position_ids``), tied weights and old names that the libraries
-    convert are no differences: the libraries know them.
+    Buffers that the network computes itself (``position_ids`` of old files), tied weights and old names that the
+    libraries convert are no differences.
 
     Args:
         component: a model class of diffusers or transformers, or an ``AutoModel`` class.
@@ -49,7 +49,8 @@ def load_whole(
         # Diffusers raises at the first one. Its message ends with advice that does not help here.
         reason = str(error).split(" because ")[-1].split(". ")[0]
         raise ValueError(f"{field}: the weights in {where!r} do not fit its config.json: {reason}; {REMEDY}") from error
-    unknown = [name for name in found["unexpected_keys"] if not name.startswith(tuple(unused))]
+    computed = {name for name, _ in network.named_buffers()}  # transformers 5.0 lists these among the unexpected ones
+    unknown = [name for name in found["unexpected_keys"] if not name.startswith(tuple(unused)) and name not in computed]
     differences = {"missing": found["missing_keys"], "unknown": unknown, "of another shape": found["mismatched_keys"]}
     reasons = [f"{len(names)} {kind} ({_shown(names)})" for kind, names in differences.items() if names]
     if reasons:
