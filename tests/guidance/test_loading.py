@@ -225,6 +225,10 @@ def test_an_unknown_prediction_type(tmp_path: Path) -> None:
         load_prior(tmp_path)
 
 
+# Of huggingface_hub 1 and later, and of 0.36.
+NOT_IN_THE_REPOSITORY = getattr(hub_errors, "RemoteEntryNotFoundError", hub_errors.EntryNotFoundError)
+
+
 def raising(error: Exception):
     def download(*_args, **_kwargs):
         raise error
@@ -245,7 +249,7 @@ def http_error(kind: type) -> Exception:
         (http_error(hub_errors.GatedRepoError), "is gated: accept its terms"),
         (hub_errors.LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
         (hub_errors.OfflineModeIsEnabled("offline"), "the hub cannot be reached"),
-        (http_error(hub_errors.RemoteEntryNotFoundError), "is no diffusers pipeline"),
+        (http_error(NOT_IN_THE_REPOSITORY), "is no diffusers pipeline"),
     ],
 )
 def test_hub_trouble_names_alternatives(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
