@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ def written(path: Path, config, **fields) -> Path:
 def test_metadata_survive(config, tmp_path) -> None:
     metadata = read_metadata(written(tmp_path / "folder/1.ckpt", config))
     assert metadata == run_metadata(config, "nerf", 7, SHAPE)
-    assert metadata.config == plain(config) and metadata.versions["torch"] == torch.__version__
+    assert metadata.config == plain(config) and metadata.versions["torch"] == version("torch")
     assert metadata.versions["prolificdreamer-lightning"][0].isdigit()  # also where it is run without an installation
     assert os.listdir(tmp_path / "folder") == ["1.ckpt"]
     check_same_run("1.ckpt", metadata, config)
