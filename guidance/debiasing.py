@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class ViewLanguageModel:
             self.tokenizer = AutoTokenizer.from_pretrained(source)
             # Checkpoints of such models hold more, such as BERT's head for the next sentence.
             self.model = load_whole(AutoModelForMaskedLM, source, "text.debiasing.model", unused=("",)).eval()
-        except OSError as error:
+        except (OSError, HFValidationError) as error:  # the second for a path that is no folder, by transformers 4
             reason = str(error).splitlines()[0].rstrip(". ")
             raise FileNotFoundError(
                 f"text.debiasing.model: {path_or_id!r} cannot be loaded: {reason}; use a folder or the hub id of a "

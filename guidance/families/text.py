@@ -15,7 +15,13 @@ PARTS = "prompt, text.negative, text.view_template or guidance.nfsd.low_quality"
 
 
 def load_tokenizer(kind: type[PreTrainedTokenizerBase], source: Path | str, name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of a model, checked; raises as ``load_component`` and ``check_tokenizer``."""
+    """A tokenizer of a model, checked; raises as ``load_component`` and ``check_tokenizer``.
+
+    The files of a folder are checked first, because transformers 4 fails without them in ways of its own. It reads
+    CLIP's words from vocab.json and merges.txt alone; transformers 5 from tokenizer.json too.
+    """
+    if isinstance(source, Path) and (source / name).is_dir():
+        _require_words(kind, source, name)
     tokenizer = load_component(kind, source, name)
     check_tokenizer(tokenizer, source, name)
     return tokenizer
@@ -33,7 +39,21 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, name
     elif tokenizer.model_max_length > 100_000:
         lacking = "the longest prompt it takes: model_max_length in tokenizer_config.json"
     if lacking is not None:
-        raise FileNotFoundError(f"prior: the {name} of {str(source)!r} lacks {lacking}; fetch the model again")
+        raise FileNotFoundError(_lacking(source, name, lacking))
+
+
+def _require_words(kind: type[PreTrainedTokenizerBase], source: Path, name: str) -> None:
+    """Check for the one file that holds everything, where the class reads such a file, or for all of the others."""
+    files = dict(kind.vocab_files_names)
+    whole = files.pop("tokenizer_file", None)
+    choices = [list(files.values()), *([[whole]] if whole else [])]
+    if not any(all((source / name / file).is_file() for file in choice) for choice in choices):
+        words = ", or ".join(" and ".join(choice) for choice in choices)
+        raise FileNotFoundError(_lacking(source, name, f"its words: {words}"))
+
+
+def _lacking(source: Path | str, name: str, what: str) -> str:
+    return f"prior: the {name} of {str(source)!r} lacks {what}; fetch the model again"
 
 
 def tokenize(

@@ -175,7 +175,7 @@ def test_sd3_without_t5(tmp_path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(tmp_path, text_encoder_3=None, tokenizer_3=None)
     tokens, _, pooled, _ = pipeline.encode_prompt("a red mug", None, None, device="cpu")
     text = prior.encode_text(["a red mug"])
-    assert_equal_to_rounding(text.tokens, tokens)
+    assert_equal_to_rounding(text.tokens[:, : tokens.shape[1]], tokens)  # diffusers 0.35 adds 16 zeros, later ones 256
     assert_equal_to_rounding(text.pooled, pooled)
     assert text.tokens.shape[1] == 16 + 256 and (text.tokens[:, 16:] == 0).all()
 
