@@ -105,7 +105,7 @@ def test_mlp_has_no_bias_and_leaves_the_global_generator_alone():
 
 
 class Onion(VolumeField):
-    """A green ball of radius 0.5 with a blue core below 0.49, in red air without density; inwards the bias increases."""
+    """A green ball of radius 0.5 with a blue core below 0.49, in red air without density; the bias grows inwards."""
 
     def outputs(self, points):
         radius = (2 * points - 1).norm(dim=-1)
