@@ -49,7 +49,7 @@ class Step:
 
 
 def step(prior: DiffusionPrior, cameras: Cameras, config: GuidanceConfig, latents=None, **text) -> Step:
-    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.further_texts)
+    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.further_texts, release_text_encoder=False)
     guidance = build_guidance(prior, config, EstimatorConfig(), seeded(0))
     latents = latents_of(prior, cameras) if latents is None else latents
     with mock.patch.object(score_distillation, "predict", wraps=score_distillation.predict) as asked:
