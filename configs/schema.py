@@ -35,7 +35,12 @@ from settings.fields import Conflict, section, setting
 from settings.schedules import value_at
 
 #: Each stage, with the stage of the run that it goes on from; None: it starts from nothing.
-STAGES: dict[str, str | None] = {"nerf": None, "geometry": "nerf", "texture": "geometry", "image": None}
+STAGES: dict[str, str | None] = {
+    "nerf": None,  # a radiance field
+    "geometry": "nerf",  # a surface
+    "texture": "geometry",  # colours on a surface
+    "image": None,  # a picture
+}
 
 ExportFormat = Literal["glb", "obj", "ply", "html"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)

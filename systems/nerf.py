@@ -32,10 +32,14 @@ class NeRFParticles(Scenes3D):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.may_be_opaque = config.scene.field.density_init.kind != "object"  # the camera stands inside
-        self.particles = nerf_scenes(config)
+        self.particles = self.new_particles()
         occupancy = OccupancyConfig(radius=config.scene.field.radius, resolution=config.render.occupancy_resolution)
         self.occupancies = nn.ModuleList(OccupancyGrid(occupancy) for _ in range(config.particles))
         self.renderer = VolumeRenderer(config.render.volume)
+
+    def new_particles(self) -> nn.ModuleList:
+        """A module for each particle: its `field`, a `VolumeField`, and its `background`."""
+        return nerf_scenes(self.config)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hash tables, and the networks of fields and backgrounds."""
