@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from unittest import mock
 
+import pytest
 import torch
 
 from guidance import score_distillation
@@ -19,6 +20,8 @@ from renderers.cameras import Cameras
 
 LATENT_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.reads == "latents")
 RANGE = (0.02, 0.98)
+# For what does not depend on the family: a UNet that predicts noise, and a transformer that predicts a flow.
+TWO_KINDS = pytest.mark.parametrize("prior", ["epsilon", "sd3"], indirect=True)
 
 
 def seeded(seed: int = 3) -> torch.Generator:
