@@ -184,6 +184,8 @@ class TextureField(nn.Module):
 class Background(nn.Module):
     """The colour that a ray sees behind the object, as a function of its direction alone."""
 
+    color: Tensor  # of a solid one
+
     def __init__(self, config: BackgroundConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config

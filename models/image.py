@@ -17,6 +17,8 @@ class FourierImage(nn.Module):
     2017, Feature Visualization, https://distill.pub/2017/feature-visualization). The sigmoid keeps colours in [0, 1].
     """
 
+    falloff: Tensor
+
     def __init__(self, config: ImageConfig, size: int, generator: torch.Generator) -> None:
         super().__init__()
         self.size = size

@@ -157,15 +157,17 @@ class NeRFSystem(DistillationSystem):
 
         Without autocast: bfloat16 rays would be off by pixels, and compositing is float32's business.
         """
-        config, scene = self.config.render, self.scene.particles[particle]
+        config, scene, size = self.config.render, self.scene.particles[particle], self.training_size(iteration)
         self.figures["render/occupied"] = self.scene.occupancies[particle].occupied_fraction
         with torch.autocast(self.device.type, enabled=False):
             return self.scene.renderer.render(
                 scene.field,
                 self.scene.occupancies[particle],
                 cameras,
-                config.size,
-                config.size,
-                training_background(config, scene.background, cameras, self._stream(Purpose.BACKGROUND, iteration)),
+                size,
+                size,
+                training_background(
+                    config, scene.background, cameras, size, self._stream(Purpose.BACKGROUND, iteration)
+                ),
                 generator=self._stream(Purpose.RENDER, iteration),
             )

@@ -68,7 +68,7 @@ def test_transmittance_asks_each_view_for_room_up_to_the_target() -> None:
 
 
 def test_the_target_is_a_share_by_iteration() -> None:
-    with pytest.raises(ValueError, match=r"transmittance_target: values are shares of a view's light in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"transmittance_target\s+Value error, values must lie in \[0, 1\]"):
         RegularizerConfig(transmittance_target=[[0, 0.4], [500, 1.5]])
 
 
