@@ -170,6 +170,10 @@ class DistillationSystem(LightningModule, ABC):
         noise = self.config.noise
         return self._schedule(noise.t_min, iteration), self._schedule(noise.t_max, iteration)
 
+    def training_size(self, iteration: int) -> int:
+        """Pixels a side of the views that are rendered with gradient."""
+        return max(round(self.config.render.size * self._schedule(self.config.render.scale, iteration)), 1)
+
     def regularizer_weights(self, iteration: int) -> dict[str, float]:
         config = self.config.regularizers
         return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
