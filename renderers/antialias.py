@@ -42,6 +42,7 @@ class Crossings:
 
     @staticmethod
     def join(parts: list[Crossings]) -> Crossings:
+        """All of several lists."""
         return Crossings(
             **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Crossings)}
         )

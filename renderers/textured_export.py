@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
         visual=TextureVisuals(uv=uv.numpy(), material=material),
         process=False,  # merging vertices would separate normals and coordinates from them
     )
-    scene = trimesh.Scene({"object": shape})  # type: ignore[arg-type]  # dictionaries are invariant
+    scene = trimesh.Scene({"object": shape})
     return bytes(scene.export(file_type="glb", include_normals=True))
 
 
@@ -82,7 +83,8 @@ def colored_ply(mesh: Mesh, meters_per_unit: float = 1.0) -> bytes:
     colors = (mesh.colors * 255).round().to(torch.uint8).numpy()
     vertices = (mesh.vertices * _checked(meters_per_unit)).numpy()
     shape = trimesh.Trimesh(vertices, mesh.faces.numpy(), vertex_colors=colors, process=False)
-    return bytes(shape.export(file_type="ply"))
+    content: Any = shape.export(file_type="ply")
+    return content
 
 
 def read_textured_glb(path: Path) -> TexturedMesh:

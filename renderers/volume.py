@@ -138,6 +138,7 @@ def _assemble(chunks: list[_RayChunk], background: BackgroundColors, shape: tupl
 def optical_depths(
     sigmas: Float[Tensor, "n"], t_starts: Float[Tensor, "n"], t_ends: Float[Tensor, "n"]
 ) -> Float[Tensor, "n"]:
+    """tau_i of the samples."""
     return sigmas.float() * (t_ends - t_starts)
 
 

@@ -248,7 +248,8 @@ class DistillationSystem(LightningModule, ABC):
 
     def _log(self, guidance: GuidanceOutput, views: RenderOutput) -> None:
         """Hand all figures of the iteration to Lightning."""
-        self.figures |= guidance.figures | {
+        self.figures |= {
+            **guidance.figures,
             "render/opacity": views.opacity.detach().mean(),
             "render/brightness": views.rgb.detach().mean(),
             # The x axis of all logs: iterations done, as in the names of files.
