@@ -13,9 +13,10 @@ from systems.nerf import NeRFParticles
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_preview_shows_that_many_views(config: RunConfig, views: int) -> None:
-    config = replace(config, output=OutputConfig(preview_views=views))
+    config = replace(config, output=OutputConfig(preview_views=views, preview_size=16))
     height, width, _ = NeRFParticles(config).preview().shape
-    assert (height, width) == (config.render.size, 3 * views * config.render.size)  # colour, opacity, normals
+    size = config.output.preview_size
+    assert (height, width) == (size, 3 * views * size)  # colour, opacity, normals
 
 
 def test_no_view_is_refused() -> None:
