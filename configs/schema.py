@@ -212,8 +212,8 @@ class OutputConfig:
     checkpoint_minutes: Positive = 10.0  # minutes after which a checkpoint is due even before that
     keep_checkpoints: PositiveInt = 2  # the last k stay
     turntable_frames: PositiveInt = 60  # of a film
-    preview_size: PositiveInt = 256  # pixels a side of each view of a preview; for 3D stages
-    turntable_size: PositiveInt = 256  # pixels a side
+    preview_size: PositiveInt | None = None  # pixels a side of each view of a preview; null: as render.size
+    turntable_size: PositiveInt = 128  # pixels a side
     turntable_elevation_deg: ElevationDeg = 20.0  # degrees above the horizon
     mesh_resolution: Annotated[int, Field(ge=2)] = 128  # density samples along an axis
     mesh_level: Positive | None = None  # density of the surface; null: the one whose silhouette fits the renders best
