@@ -102,7 +102,6 @@ class VolumeRenderer:
         return _RayChunk(
             rgb=accumulate(weights, answers.rgb, *index),
             opacity=accumulate(weights, None, *index),
-            depth=accumulate(weights, samples.t_middles[:, None], *index),
             normal=None if normals is None else accumulate(weights, normals(points), *index),
             weights=weights if torch.is_grad_enabled() else None,
         )
@@ -114,22 +113,20 @@ class _RayChunk:
 
     rgb: Float[Tensor, "rays 3"]
     opacity: Float[Tensor, "rays 1"]
-    depth: Float[Tensor, "rays 1"]
     normal: Float[Tensor, "rays 3"] | None
     weights: Float[Tensor, "n"] | None
 
 
 def _assemble(chunks: list[_RayChunk], background: BackgroundColors, shape: tuple[int, int, int]) -> RenderOutput:
     """Join chunks into images in front of a background."""
-    rgb, opacity, depth = (
-        torch.cat([getattr(chunk, name) for chunk in chunks]).view(*shape, -1) for name in ("rgb", "opacity", "depth")
+    rgb, opacity = (
+        torch.cat([getattr(chunk, name) for chunk in chunks]).view(*shape, -1) for name in ("rgb", "opacity")
     )
     normals = [chunk.normal for chunk in chunks if chunk.normal is not None]
     weights = [chunk.weights for chunk in chunks if chunk.weights is not None]
     return RenderOutput(
         in_front_of(background, rgb, opacity),
         opacity,
-        depth,
         torch.cat(normals).view(*shape, 3) if normals else None,
         torch.cat(weights) if weights else None,
     )

@@ -50,7 +50,7 @@ class MeshScenes(Scenes3D):
                 mesh = self.mesh(particle)
             except ValueError:
                 nothing = torch.zeros_like(background)
-                return RenderOutput(background, nothing[..., :1], nothing[..., :1], nothing)
+                return RenderOutput(background, nothing[..., :1], nothing)
             return self.draw(particle, mesh, cameras, size, background)
 
     def draw(
