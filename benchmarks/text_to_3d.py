@@ -152,6 +152,7 @@ def world_features(
 
 
 def main() -> None:
+    """Run, judge and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/vsd-nerf.yaml")
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark"))

@@ -39,17 +39,18 @@ from benchmarks.text_to_3d import (
 from benchmarks.world_shapes import ShapeScore, shape_score
 from configs.load import load_saved
 from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
-from evaluation.gltf_validator import GltfValidator
+from evaluation.gltf_validator import GltfReport, GltfValidator
 from evaluation.image_metrics import frechet_distance, nearest_distance
 from models.mesh import Mesh, Surface
 from priors.evaluate import contact_sheet
-from priors.judge_model import load_judge
+from priors.judge_model import Judge, load_judge
 from runs.checkpoint_files import find_checkpoint
 from runs.from_checkpoint import load_scene
 from systems.layout import CONFIG_FILE
 
 STAGES = (FIRST_STAGE, "2-geometry", "3-texture")
 WORLD_INSTANCES = 24  # of each prompt, for the Frechet distance
+PATTERNS = {"plain": "plain", "any": None}  # of world instances, by name; the last are those of the table
 SHAPE_STAGES = STAGES[:2]  # the third keeps the second's shape
 
 
@@ -75,7 +76,79 @@ def as_mesh(surface: Surface) -> Mesh:
     return Mesh(vertices, surface.faces, torch.zeros_like(vertices))
 
 
+class Table:
+    """The results of all prompts, stage by stage, and the world that they are compared with."""
+
+    def __init__(self, judge: Judge, validate: GltfValidator) -> None:
+        self.judge, self.validate = judge, validate
+        self.results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
+        self.worlds: dict[str, list[Float[Tensor, "views width"]]] = {pattern: [] for pattern in PATTERNS}
+        self.real: dict[str, list[Float[Tensor, "views width"]]] = {pattern: [] for pattern in PATTERNS}
+        self.reports: list[GltfReport] = []
+        self.unscored: list[str] = []
+
+    def add_prompt(self, prompt: str, top: Path) -> None:
+        """Judge the stages of a finished pipeline, and print a row for each."""
+        minutes = wall_seconds(top) / 60
+        instances = None
+        for stage in STAGES:
+            judged = judge_run(top / stage, self.judge)
+            if instances is None:
+                instances = self._draw_world(judged)
+            shape, bake = None, None
+            try:
+                shape, bake = self._measure(prompt, top, stage, judged)
+            except ValueError as error:  # an empty surface, or an open one, which encloses nothing
+                self.unscored.append(f"{prompt}, {stage}: {error}")
+            distance = nearest_distance(judged.features[0], instances)
+            self.results[stage].append(StageResult(judged, distance, shape, bake))
+            print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([self.results[stage][-1]])} |", flush=True)
+
+    def _draw_world(self, judged: JudgedRun) -> Float[Tensor, "instances views width"]:
+        """Instances of the prompt, and one more of each kind in place of a result: what a perfect one would reach."""
+        for pattern, wanted in PATTERNS.items():
+            *found, perfect = world_features(self.judge, judged, WORLD_INSTANCES + 1, pattern=wanted)
+            self.worlds[pattern] += found
+            self.real[pattern].append(perfect)
+        return torch.stack(found)
+
+    def _measure(
+        self, prompt: str, top: Path, stage: str, judged: JudgedRun
+    ) -> tuple[ShapeScore | None, BakeFidelity | None]:
+        """The score of a stage's surface, or of its exported model.
+
+        Raises:
+            ValueError: there is no surface, or it is open.
+        """
+        surface = first_surface(top / stage)
+        if stage in SHAPE_STAGES:
+            return shape_score(as_mesh(surface), attributes_of(prompt)[0]), None
+        self.reports.append(self.validate(top / stage / "mesh.glb"))
+        return None, bake_fidelity(surface, top / stage / "mesh.glb", judged.cameras)
+
+    def print_means(self, prompts: int) -> None:
+        """The last rows, and what concerns all prompts together."""
+        for index in range(len(self.results[STAGES[0]])):  # the same prompts in the means of both stages
+            if any(self.results[stage][index].shape is None for stage in SHAPE_STAGES):
+                for stage in SHAPE_STAGES:
+                    self.results[stage][index] = replace(self.results[stage][index], shape=None)
+        for stage, found in self.results.items():
+            print(f"| **mean** | | {stage} | {_row(found, prompts)} |")
+        errors, warnings = (sum(getattr(report, name) for report in self.reports) for name in ("errors", "warnings"))
+        print(f"glTF validator, {len(self.reports)} models: {errors} errors, {warnings} warnings")
+        for note in self.unscored:
+            print(f"no shape score, and not in the mean: {note}")
+        print("| Frechet distance to instances | of one more instance | " + " | ".join(STAGES) + " |")
+        print("|---|---|---|---|---|")
+        for pattern, world in self.worlds.items():
+            sets = [torch.cat(self.real[pattern])]
+            sets += [torch.cat([each.judged.features[0] for each in found]) for found in self.results.values()]
+            distances = " | ".join(f"{frechet_distance(features, torch.cat(world)):.1f}" for features in sets)
+            print(f"| of {pattern} pattern | {distances} |")
+
+
 def main() -> None:
+    """Run, judge and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmark"))
     parser.add_argument("--prompts", type=int, default=12)
@@ -84,12 +157,8 @@ def main() -> None:
     args = parser.parse_args()
 
     judge = load_judge()
-    results: dict[str, list[StageResult]] = {stage: [] for stage in STAGES}
-    worlds: dict[str, list[Float[Tensor, "views width"]]] = {"any": [], "plain": []}  # by the instances' pattern
-    real: dict[str, list[Float[Tensor, "views width"]]] = {"any": [], "plain": []}
-    unscored: list[str] = []
     try:
-        validate, reports = GltfValidator(args.folder / "gltf-validator"), []
+        table = Table(judge, GltfValidator(args.folder / "gltf-validator"))
     except OSError as error:
         raise SystemExit(f"{error}; install npm, without which the models cannot be judged") from error
     print("| prompt | minutes | stage | class | colour | view | distance | IoU | Chamfer | bake, dB |")
@@ -103,52 +172,12 @@ def main() -> None:
     for prompt, top in zip(prompts, at_a_time(args.jobs, run, prompts), strict=True):
         if top is None:
             print(f"| {prompt} | collapsed | | | | | | | | |", flush=True)
-            continue
-        minutes = wall_seconds(top) / 60
-        instances = None
-        for stage in STAGES:
-            judged = judge_run(top / stage, judge)
-            if instances is None:  # one more than the world needs, in place of a result: what a perfect one would reach
-                for pattern in ("plain", "any"):
-                    wanted = None if pattern == "any" else pattern
-                    *found, perfect = world_features(judge, judged, WORLD_INSTANCES + 1, pattern=wanted)
-                    worlds[pattern] += found
-                    real[pattern].append(perfect)
-                instances = torch.stack(found)
-            shape, bake = None, None
-            try:
-                surface = first_surface(top / stage)
-                if stage in SHAPE_STAGES:
-                    shape = shape_score(as_mesh(surface), attributes_of(prompt)[0])
-                else:
-                    reports.append(validate(top / stage / "mesh.glb"))
-                    bake = bake_fidelity(surface, top / stage / "mesh.glb", judged.cameras)
-            except ValueError as error:  # an empty surface, or an open one, which encloses nothing
-                unscored.append(f"{prompt}, {stage}: {error}")
-            distance = nearest_distance(judged.features[0], instances)
-            results[stage].append(StageResult(judged, distance, shape, bake))
-            print(f"| {prompt} | {minutes:.1f} | {stage} | {_row([results[stage][-1]])} |", flush=True)
-    if not worlds["any"]:
+        else:
+            table.add_prompt(prompt, top)
+    if not table.worlds["any"]:
         raise SystemExit("every run collapsed: nothing to compare")
-    pairs = list(zip(*(results[stage] for stage in SHAPE_STAGES), strict=True))
-    for index, pair in enumerate(pairs):  # the same prompts in both means
-        if any(each.shape is None for each in pair):
-            for stage in SHAPE_STAGES:
-                results[stage][index] = replace(results[stage][index], shape=None)
-    for stage, found in results.items():
-        print(f"| **mean** | | {stage} | {_row(found, len(prompts))} |")
-    errors, warnings = (sum(getattr(report, name) for report in reports) for name in ("errors", "warnings"))
-    print(f"glTF validator, {len(reports)} models: {errors} errors, {warnings} warnings")
-    for note in unscored:
-        print(f"no shape score, and not in the mean: {note}")
-    print("| Frechet distance to instances | of one more instance | " + " | ".join(STAGES) + " |")
-    print("|---|---|---|---|---|")
-    for pattern, world in worlds.items():
-        sets = [torch.cat(real[pattern])]
-        sets += [torch.cat([each.judged.features[0] for each in found]) for found in results.values()]
-        distances = " | ".join(f"{frechet_distance(features, torch.cat(world)):.1f}" for features in sets)
-        print(f"| of {pattern} pattern | {distances} |")
-    for stage, found in results.items():
+    table.print_means(len(prompts))
+    for stage, found in table.results.items():
         pictures = torch.cat([each.judged.pictures[0] for each in found])
         contact_sheet(pictures, 8, args.folder / f"{stage}.png")
 

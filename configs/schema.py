@@ -27,6 +27,7 @@ from settings.constraints import (
     OneOf,
     Positive,
     PositiveInt,
+    ScaleSchedule,
     Share,
     ShareSchedule,
 )
@@ -34,7 +35,12 @@ from settings.fields import Conflict, section, setting
 from settings.schedules import value_at
 
 #: Each stage, with the stage of the run that it goes on from; None: it starts from nothing.
-STAGES: dict[str, str | None] = {"nerf": None, "geometry": "nerf", "texture": "geometry", "image": None}
+STAGES: dict[str, str | None] = {
+    "nerf": None,  # a radiance field
+    "geometry": "nerf",  # a surface
+    "texture": "geometry",  # colours on a surface
+    "image": None,  # a picture
+}
 
 ExportFormat = Literal["glb", "obj", "ply", "html"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -117,6 +123,8 @@ class RenderConfig:
     """How training views are rendered."""
 
     size: PositiveInt = setting(512, change="test")  # pixels a side
+    # Of size, by iteration: coarse views are cheaper and do while the shape forms. Not for the stage image.
+    scale: ScaleSchedule = setting([[0, 1.0]])
     views: PositiveInt = 1  # views an iteration and device: the batch size of the guidance
     volume: VolumeRendererConfig = setting(factory=VolumeRendererConfig)  # of the stage nerf
     mesh: MeshRendererConfig = setting(factory=MeshRendererConfig)  # of the stages geometry and texture
@@ -204,6 +212,7 @@ class OutputConfig:
     checkpoint_minutes: Positive = 10.0  # minutes after which a checkpoint is due even before that
     keep_checkpoints: PositiveInt = 2  # the last k stay
     turntable_frames: PositiveInt = 60  # of a film
+    preview_size: PositiveInt | None = None  # pixels a side of each view of a preview; null: as render.size
     turntable_size: PositiveInt = 128  # pixels a side
     turntable_elevation_deg: ElevationDeg = 20.0  # degrees above the horizon
     mesh_resolution: Annotated[int, Field(ge=2)] = 128  # density samples along an axis

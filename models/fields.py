@@ -1,6 +1,7 @@
 """What stages 1 and 3 train: functions of a point or a direction, made of a hash grid and small networks.
 
-- `RadianceField` (stage 1): hash grid -> MLP -> density and colour.
+- `VolumeField`: density and colour, whatever the numbers behind them come from.
+- `RadianceField` (stage 1): a `VolumeField` of hash grid -> MLP.
 - `TextureField` (stage 3): hash grid -> MLP -> colour, asked at points of a surface that does not move.
 - `Background`: direction -> MLP -> colour.
 - `NeRFScene`: a radiance field in front of a background, the parameters theta of one particle of stage 1.
@@ -15,6 +16,7 @@ Initial weights are drawn from the caller's generator, never from the global one
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -66,38 +68,40 @@ class MLP(nn.Sequential):
 
 @dataclass(frozen=True)
 class FieldSamples:
-    """Values of a radiance field at points."""
+    """Values of a field at points."""
 
     sigmas: Float[Tensor, "n"]  # density per scene unit, >= 0
     rgb: Float[Tensor, "n 3"]  # sRGB in [0, 1]
 
 
-class RadianceField(nn.Module):
+class VolumeField(nn.Module, ABC):
     """Density, colour and normals at points in scene units.
 
-    Density is softplus(network + `density_bias`), colour is sigmoid(network).
+    Density is softplus(output + `density_bias`), colour is sigmoid(output).
     """
 
-    def __init__(self, config: RadianceFieldConfig, generator: torch.Generator) -> None:
+    def __init__(self, config: RadianceFieldConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid = HashGrid(config.grid, generator)
-        self.mlp = MLP([self.grid.channels, *config.hidden, 4], generator)
 
-    def _network(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
-        """Pre-activations: of the density, with its bias, then of the colour."""
-        outputs = self.mlp(self.grid(_in_unit_cube(points, self.config.radius))).float()
+    @abstractmethod
+    def outputs(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+        """Of points in the unit cube: one output for the density, three for the colour."""
+
+    def _pre_activations(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+        """The outputs at points in scene units, with the density's bias."""
+        outputs = self.outputs(_in_unit_cube(points, self.config.radius)).float()
         bias = density_bias(points.float(), self.config.density_init)
         return outputs + F.pad(bias[:, None], (0, 3))
 
     def forward(self, points: Float[Tensor, "n 3"]) -> FieldSamples:
         """Density and colour."""
-        outputs = self._network(points)
-        return FieldSamples(F.softplus(outputs[:, 0]), torch.sigmoid(outputs[:, 1:]))
+        values = self._pre_activations(points)
+        return FieldSamples(F.softplus(values[:, 0]), torch.sigmoid(values[:, 1:]))
 
     def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
         """Density alone, per scene unit."""
-        return F.softplus(self._network(points)[:, 0])
+        return F.softplus(self._pre_activations(points)[:, 0])
 
     def surface_colors(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """What views show of a surface at its points: the colours of a thin layer, composited along the inward normal.
@@ -124,18 +128,30 @@ class RadianceField(nn.Module):
         if self.config.normals == "analytic":
             with torch.enable_grad():
                 points = points.detach().requires_grad_()
-                total = self._network(points)[:, 0].sum()
+                total = self._pre_activations(points)[:, 0].sum()
                 (gradient,) = torch.autograd.grad(total, points)
             return F.normalize(-gradient, dim=-1)
         steps = self.config.normal_step * torch.eye(3).to(points)
         # One at a time: all six together would take six times the memory of the field itself.
-        ahead = [self._network(points + step)[:, 0] for step in steps]
-        behind = [self._network(points - step)[:, 0] for step in steps]
+        ahead = [self._pre_activations(points + step)[:, 0] for step in steps]
+        behind = [self._pre_activations(points - step)[:, 0] for step in steps]
         return F.normalize(torch.stack(behind, dim=-1) - torch.stack(ahead, dim=-1), dim=-1)
 
 
+class RadianceField(VolumeField):
+    """A hash grid and a network."""
+
+    def __init__(self, config: RadianceFieldConfig, generator: torch.Generator) -> None:
+        super().__init__(config)
+        self.grid = HashGrid(config.grid, generator)
+        self.mlp = MLP([self.grid.channels, *config.hidden, 4], generator)
+
+    def outputs(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+        return self.mlp(self.grid(points))
+
+
 def density_bias(points: Float[Tensor, "n 3"], config: DensityInitConfig) -> Float[Tensor, "n"]:
-    """Where a radiance field is dense before training: lambda (1 - |mu| / r), mu being the point in scene units.
+    """Where a field is dense before training: lambda (1 - |mu| / r), mu being the point in scene units.
 
     This is ProlificDreamer's initialisation: a blob of radius r for an object (lambda > 0), a hollow surrounded
     by density for a scene (lambda < 0), or both for an object in the centre of a scene.
@@ -167,6 +183,8 @@ class TextureField(nn.Module):
 
 class Background(nn.Module):
     """The colour that a ray sees behind the object, as a function of its direction alone."""
+
+    color: Tensor  # of a solid one
 
     def __init__(self, config: BackgroundConfig, generator: torch.Generator) -> None:
         super().__init__()

@@ -82,7 +82,7 @@ def encode_reference(
         floor = position.detach().floor()
         fraction = position - floor
         cell = floor.long().clamp(0, resolution)
-        total = 0
+        total = torch.zeros((), device=positions.device)
         for corner in range(8):
             far = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=positions.device)
             weight = torch.where(far.bool(), fraction, 1 - fraction).prod(-1, keepdim=True)
@@ -183,7 +183,7 @@ class HashGrid(nn.Module):
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend = self.config.backend
+        backend: str = self.config.backend
         if backend == "auto":
             wanted = {"cuda": "tinycudann", "cpu": "numba"}.get(device.type, "torch")
             backend = wanted if wanted == "torch" or importlib.util.find_spec(wanted) else "torch"

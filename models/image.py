@@ -17,6 +17,8 @@ class FourierImage(nn.Module):
     2017, Feature Visualization, https://distill.pub/2017/feature-visualization). The sigmoid keeps colours in [0, 1].
     """
 
+    falloff: Tensor
+
     def __init__(self, config: ImageConfig, size: int, generator: torch.Generator) -> None:
         super().__init__()
         self.size = size
@@ -28,6 +30,7 @@ class FourierImage(nn.Module):
         self.spectrum = nn.Parameter(config.spread / 2**0.5 * torch.randn(shape, generator=generator))
 
     def forward(self) -> Float[Tensor, "height width 3"]:
+        """sRGB in (0, 1)."""
         spectrum = torch.view_as_complex(self.spectrum) * self.falloff
         logits = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
         return torch.sigmoid(logits).permute(1, 2, 0)

@@ -90,7 +90,7 @@ def _parted(vertices: np.ndarray, faces: np.ndarray, low: int, high: int) -> tup
     for one in np.flatnonzero(rises):
         # A turn towards a rising face's outward normal increases the angle, so its solid lies where it decreases.
         wedge = {other: (angle[one] - angle[other]) % (2 * np.pi) for other in free}
-        other = min(wedge, key=wedge.get)
+        other = min(wedge, key=wedge.__getitem__)
         free.remove(other)
         inwards = angle[one] - wedge[other] / 2
         bend = BEND * length * (np.cos(inwards) * x + np.sin(inwards) * y)

@@ -42,6 +42,7 @@ class Crossings:
 
     @staticmethod
     def join(parts: list[Crossings]) -> Crossings:
+        """All of several lists."""
         return Crossings(
             **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Crossings)}
         )
@@ -114,12 +115,12 @@ def silhouette_crossings(
         chosen = turns & in_front & (facing[first] != 0)
         side = facing[first[chosen]]
     start, end = edges.vertices[chosen].unbind(-1)
-    ends = (xy[start], xy[end], 1 / depth[start].detach(), 1 / depth[end].detach())
-    difference = (ends[1] - ends[0]).detach().abs()
+    a, b = xy[start], xy[end]
+    nearness = 1 / depth[start].detach(), 1 / depth[end].detach()
+    difference = (b - a).detach().abs()
     steep = difference[:, 1] >= difference[:, 0]
-    rows = _row_crossings(*ends, side, steep, height, width)
+    rows = _row_crossings(a, b, *nearness, side, steep, height, width)
     # Columns are the rows of the transposed image, in which left and right are exchanged.
-    a, b, *nearness = ends
     columns = _row_crossings(a.flip(-1), b.flip(-1), *nearness, -side, ~steep, width, height)
     inner, outer = (pixel % height * width + pixel // height for pixel in (columns.inner, columns.outer))
     return Crossings.join([rows, replace(columns, inner=inner, outer=outer)])

@@ -84,16 +84,15 @@ class MeshRenderer:
             fragments=fragments,
             faces=faces,
         )
-        distance = torch.linalg.vector_norm(points.positions - cameras.c2w[fragments.views, :3, 3], dim=-1)
         edges = mesh_edges(faces) if edges is None else edges
-        values = [shade(points).float(), torch.ones_like(distance[:, None]), distance[:, None], points.normals]
+        values = [shade(points).float(), torch.ones_like(points.normals[:, :1]), points.normals]
         images = _scatter(torch.cat(values, dim=-1), fragments.pixels, shape)
         if self.config.antialias:
             depth = _depth_image(screen, fragments, faces, shape)
             images = antialias(images, depth, screen, faces, edges)
-        rgb, opacity, distance, normal = images.split([3, 1, 1, 3], dim=-1)
+        rgb, opacity, normal = images.split([3, 1, 3], dim=-1)
         mesh = RenderedMesh(vertices, faces, edges) if torch.is_grad_enabled() else None
-        return RenderOutput(in_front_of(background, rgb, opacity), opacity, distance, normal, mesh=mesh)
+        return RenderOutput(in_front_of(background, rgb, opacity), opacity, normal, mesh=mesh)
 
 
 def _depth_image(

@@ -25,14 +25,13 @@ class RenderOutput:
 
     rgb: Float[Tensor, "batch height width 3"]  # sRGB in [0, 1], in front of the background
     opacity: Float[Tensor, "batch height width 1"]  # in [0, 1]
-    depth: Float[Tensor, "batch height width 1"]  # scene units along the ray, times opacity: 0 where empty
     normal: Float[Tensor, "batch height width 3"] | None = None  # world frame, times opacity; None if not asked for
     weights: Float[Tensor, "n"] | None = None  # of all samples of all rays; None without gradient, and of meshes
     mesh: RenderedMesh | None = None  # None without gradient, and of volumes
 
     def detached(self) -> RenderOutput:
-        """Colour, opacity and depth without a graph, for those who look at a step after it was taken."""
-        return RenderOutput(self.rgb.detach(), self.opacity.detach(), self.depth.detach(), None)
+        """Colour and opacity without a graph, for those who look at a step after it was taken."""
+        return RenderOutput(self.rgb.detach(), self.opacity.detach())
 
 
 BackgroundColors = Float[Tensor, "batch *image 3"]  # sRGB in [0, 1], an image or one colour for each view

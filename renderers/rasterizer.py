@@ -97,7 +97,7 @@ class Rasterizer:
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend = self.config.backend
+        backend: str = self.config.backend
         if backend == "auto":
             wanted = [name for name, home in HOMES.items() if home == device.type and _installed(name)]
             backend = next(iter(wanted), "torch")

@@ -38,6 +38,9 @@ class OccupancyGrid(nn.Module):
     The module holds buffers only, all of them in the state dict, so that a resumed run skips the same samples.
     """
 
+    density: Float[Tensor, "resolution resolution resolution"]  # the remembered one, per scene unit
+    binary: Bool[Tensor, "resolution resolution resolution"]  # whether a cell is occupied
+
     def __init__(self, config: OccupancyConfig) -> None:
         super().__init__()
         self.config = config
@@ -193,12 +196,12 @@ def march_numba(
     )
     n_rays = len(origins)
     kept, counts = np.zeros((n_rays, slots), np.bool_), np.empty(n_rays, np.int64)
-    cells_per_unit, step = np.float32(occupancy.cells_per_unit), np.float32(step)
+    cells_per_unit, length = np.float32(occupancy.cells_per_unit), np.float32(step)
     binary = occupancy.binary.numpy()
-    kernels.mark_intervals(origins, directions, near, far, share, binary, cells_per_unit, step, kept, counts)
+    kernels.mark_intervals(origins, directions, near, far, share, binary, cells_per_unit, length, kept, counts)
     total = int(counts.sum())
     t_starts, t_ends = np.empty(total, np.float32), np.empty(total, np.float32)
     ray_indices = np.empty(total, np.int64)
     firsts = np.cumsum(counts) - counts
-    kernels.write_intervals(near, far, share, step, kept, firsts, t_starts, t_ends, ray_indices)
+    kernels.write_intervals(near, far, share, length, kept, firsts, t_starts, t_ends, ray_indices)
     return PackedSamples(torch.from_numpy(t_starts), torch.from_numpy(t_ends), torch.from_numpy(ray_indices), n_rays)

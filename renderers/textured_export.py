@@ -7,7 +7,8 @@ a scene unit becomes ``meters_per_unit`` of them.
 from __future__ import annotations
 
 import io
-import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
         visual=TextureVisuals(uv=uv.numpy(), material=material),
         process=False,  # merging vertices would separate normals and coordinates from them
     )
-    return trimesh.Scene({"object": shape}).export(file_type="glb", include_normals=True)
+    scene = trimesh.Scene({"object": shape})
+    return bytes(scene.export(file_type="glb", include_normals=True))
 
 
 def textured_obj(stem: str, mesh: TexturedMesh, meters_per_unit: float = 1.0) -> dict[str, bytes]:
@@ -81,10 +83,11 @@ def colored_ply(mesh: Mesh, meters_per_unit: float = 1.0) -> bytes:
     colors = (mesh.colors * 255).round().to(torch.uint8).numpy()
     vertices = (mesh.vertices * _checked(meters_per_unit)).numpy()
     shape = trimesh.Trimesh(vertices, mesh.faces.numpy(), vertex_colors=colors, process=False)
-    return shape.export(file_type="ply")
+    content: Any = shape.export(file_type="ply")
+    return content
 
 
-def read_textured_glb(path: str | os.PathLike[str]) -> TexturedMesh:
+def read_textured_glb(path: Path) -> TexturedMesh:
     """The mesh of a GLB that `textured_glb` made, in metres."""
     import trimesh
 

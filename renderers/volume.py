@@ -74,8 +74,8 @@ class VolumeRenderer:
         recompute = torch.is_grad_enabled() and len(starts) > 1
         chunks = []
         for start in starts:
-            rays = [tensor[start : start + self.config.rays_per_chunk] for tensor in (rays_o, rays_d, first_step)]
-            arguments = (field, normals, occupancy, *rays)
+            part = slice(start, start + self.config.rays_per_chunk)
+            arguments = (field, normals, occupancy, rays_o[part], rays_d[part], first_step[part])
             if recompute:
                 # The chunk draws nothing at random: its jitter was drawn above.
                 chunk = checkpoint(self._render_rays, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -102,7 +102,6 @@ class VolumeRenderer:
         return _RayChunk(
             rgb=accumulate(weights, answers.rgb, *index),
             opacity=accumulate(weights, None, *index),
-            depth=accumulate(weights, samples.t_middles[:, None], *index),
             normal=None if normals is None else accumulate(weights, normals(points), *index),
             weights=weights if torch.is_grad_enabled() else None,
         )
@@ -114,27 +113,29 @@ class _RayChunk:
 
     rgb: Float[Tensor, "rays 3"]
     opacity: Float[Tensor, "rays 1"]
-    depth: Float[Tensor, "rays 1"]
     normal: Float[Tensor, "rays 3"] | None
     weights: Float[Tensor, "n"] | None
 
 
 def _assemble(chunks: list[_RayChunk], background: BackgroundColors, shape: tuple[int, int, int]) -> RenderOutput:
     """Join chunks into images in front of a background."""
-
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(chunk, name) for chunk in chunks]
-        return None if parts[0] is None else torch.cat(parts)
-
-    rgb, opacity, depth = (join(name).view(*shape, -1) for name in ("rgb", "opacity", "depth"))
-    normal = join("normal")
-    normal = None if normal is None else normal.view(*shape, 3)
-    return RenderOutput(in_front_of(background, rgb, opacity), opacity, depth, normal, join("weights"))
+    rgb, opacity = (
+        torch.cat([getattr(chunk, name) for chunk in chunks]).view(*shape, -1) for name in ("rgb", "opacity")
+    )
+    normals = [chunk.normal for chunk in chunks if chunk.normal is not None]
+    weights = [chunk.weights for chunk in chunks if chunk.weights is not None]
+    return RenderOutput(
+        in_front_of(background, rgb, opacity),
+        opacity,
+        torch.cat(normals).view(*shape, 3) if normals else None,
+        torch.cat(weights) if weights else None,
+    )
 
 
 def optical_depths(
     sigmas: Float[Tensor, "n"], t_starts: Float[Tensor, "n"], t_ends: Float[Tensor, "n"]
 ) -> Float[Tensor, "n"]:
+    """tau_i of the samples."""
     return sigmas.float() * (t_ends - t_starts)
 
 

@@ -21,12 +21,15 @@ def comments(section: type) -> dict[str, str]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             by_line[token.start[0]] = token.string.lstrip("# ").rstrip(), not token.line[: token.start[1]].strip()
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
     found = {}
-    for node in ast.parse(source).body[0].body:
-        if isinstance(node, ast.AnnAssign):
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno is not None:
             lines = range(node.lineno, node.end_lineno + 1)
             beside = [by_line[line][0] for line in lines if line in by_line]
-            above, line = [], node.lineno - 1
+            above: list[str] = []
+            line = node.lineno - 1
             while by_line.get(line, ("", False))[1]:
                 above.insert(0, by_line[line][0])
                 line -= 1

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from settings.schedules import Knots, check_knots, check_not_negative, check_shares
+from settings.schedules import Knots, check_above_zero, check_knots, check_not_negative, check_shares
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -60,3 +60,4 @@ Schedule = Annotated[Knots, AfterValidator(check_knots)]
 # Below 0, a rate or a weight would drive away from what is wanted.
 NonNegativeSchedule = Annotated[Schedule, AfterValidator(check_not_negative)]
 ShareSchedule = Annotated[Schedule, AfterValidator(check_shares)]
+ScaleSchedule = Annotated[ShareSchedule, AfterValidator(check_above_zero)]  # in (0, 1]

@@ -94,19 +94,20 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(setting,))
+@dataclass_transform(frozen_default=True)  # to type checkers every field with a value has a default
 def section(cls: type[_Section]) -> type[_Section]:
     """Make a class a section of a configuration.
 
     Creating one raises a pydantic ``ValidationError``, which is a ``ValueError``, for an unknown name or a wrong value.
     """
     config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
+    return pydantic.dataclasses.dataclass(cls, frozen=True, config=config)  # type: ignore[return-value]
 
 
 def policies(section: type, prefix: str = "", outer: Policy = Policy()) -> dict[str, Policy]:
     """The policy of every field below a section, by full key such as ``scene.field.grid.levels``."""
-    hints, found = get_type_hints(section), {}
+    hints = get_type_hints(section)
+    found: dict[str, Policy] = {}
     for field in dataclasses.fields(section):
         key = f"{prefix}{field.name}"
         policy = dataclasses.replace(outer, **field.metadata.get(_POLICY, {}))

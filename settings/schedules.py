@@ -51,6 +51,13 @@ def check_not_negative(knots: Knots) -> Knots:
     return knots
 
 
+def check_above_zero(knots: Knots) -> Knots:
+    """Return ``knots``; raise a ValueError if a value is 0 or less."""
+    if any(value <= 0 for _, value in knots):
+        raise ValueError("values must be above 0")
+    return knots
+
+
 def check_shares(knots: Knots) -> Knots:
     """Return ``knots``; raise a ValueError if a value lies outside of [0, 1]."""
     if any(not 0 <= value <= 1 for _, value in knots):

@@ -170,6 +170,10 @@ class DistillationSystem(LightningModule, ABC):
         noise = self.config.noise
         return self._schedule(noise.t_min, iteration), self._schedule(noise.t_max, iteration)
 
+    def training_size(self, iteration: int) -> int:
+        """Pixels a side of the views that are rendered with gradient."""
+        return max(round(self.config.render.size * self._schedule(self.config.render.scale, iteration)), 1)
+
     def regularizer_weights(self, iteration: int) -> dict[str, float]:
         config = self.config.regularizers
         return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
@@ -244,7 +248,8 @@ class DistillationSystem(LightningModule, ABC):
 
     def _log(self, guidance: GuidanceOutput, views: RenderOutput) -> None:
         """Hand all figures of the iteration to Lightning."""
-        self.figures |= guidance.figures | {
+        self.figures |= {
+            **guidance.figures,
             "render/opacity": views.opacity.detach().mean(),
             "render/brightness": views.rgb.detach().mean(),
             # The x axis of all logs: iterations done, as in the names of files.

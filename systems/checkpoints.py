@@ -40,7 +40,7 @@ class RunMetadata:
     versions: dict[str, str]  # by package
 
 
-def run_metadata(config: RunConfig, stage: str, iteration: int, latent_shape: tuple[int, int, int]) -> RunMetadata:
+def run_metadata(config: RunConfig, stage: str, iteration: int, latent_shape: tuple[int, ...]) -> RunMetadata:
     """The metadata of a checkpoint that is being written."""
     return RunMetadata(FORMAT, stage, iteration, plain(config), list(latent_shape), versions())
 
@@ -123,7 +123,7 @@ def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -
         )
 
 
-def check_same_prior(path: str | Path, metadata: RunMetadata, latent_shape: tuple[int, int, int]) -> None:
+def check_same_prior(path: str | Path, metadata: RunMetadata, latent_shape: tuple[int, ...]) -> None:
     """Raise a ValueError if the checkpoint's prior has other latents."""
     if metadata.latent_shape != list(latent_shape):
         theirs = _field(metadata.config, "prior.path")

@@ -86,6 +86,7 @@ class GeometryParticles(MeshScenes):
         return rendered(*self.particles[particle]())
 
     def shading(self, particle: int) -> Shading:
+        """Normals as colours, or the radiance field's colours in a light from above (``surface.shading``)."""
         if self.config.surface.shading == "normals":
             return normal_colors
         field = self.originals[particle].field

@@ -51,8 +51,7 @@ class Pictures(Scenes):
     def show(self, particle: int, count: int) -> RenderOutput:
         """``count`` copies of a picture, with gradient."""
         rgb = self.particles[particle]().expand(count, -1, -1, -1)
-        ones = torch.ones_like(rgb[..., :1])
-        return RenderOutput(rgb, ones, ones)
+        return RenderOutput(rgb, torch.ones_like(rgb[..., :1]))
 
     def backend(self, device: torch.device) -> str:
         return "picture: Fourier transform"

@@ -50,7 +50,7 @@ class MeshScenes(Scenes3D):
                 mesh = self.mesh(particle)
             except ValueError:
                 nothing = torch.zeros_like(background)
-                return RenderOutput(background, nothing[..., :1], nothing[..., :1], nothing)
+                return RenderOutput(background, nothing[..., :1], nothing)
             return self.draw(particle, mesh, cameras, size, background)
 
     def draw(
@@ -74,7 +74,7 @@ class MeshSystem(DistillationSystem):
 
         Without autocast: bfloat16 vertices would be off by pixels.
         """
-        config = self.config.render
+        size = self.training_size(iteration)
         generator = self._stream(Purpose.BACKGROUND, iteration)
         with torch.autocast(self.device.type, enabled=False):
             try:
@@ -83,8 +83,10 @@ class MeshSystem(DistillationSystem):
                 what = f"particle {particle} has no surface ({error})"
                 raise CollapseError(what, iteration, self.advice["empty"]) from error
             self.figures["render/faces"] = float(len(mesh.faces))
-            background = training_background(config, self.scene.background(particle), cameras, generator)
-            return self.scene.draw(particle, mesh, cameras, config.size, background)
+            background = training_background(
+                self.config.render, self.scene.background(particle), cameras, size, generator
+            )
+            return self.scene.draw(particle, mesh, cameras, size, background)
 
 
 def rendered(vertices: torch.Tensor, faces: torch.Tensor) -> RenderedMesh:

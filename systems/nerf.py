@@ -32,10 +32,14 @@ class NeRFParticles(Scenes3D):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.may_be_opaque = config.scene.field.density_init.kind != "object"  # the camera stands inside
-        self.particles = nerf_scenes(config)
+        self.particles = self.new_particles()
         occupancy = OccupancyConfig(radius=config.scene.field.radius, resolution=config.render.occupancy_resolution)
         self.occupancies = nn.ModuleList(OccupancyGrid(occupancy) for _ in range(config.particles))
         self.renderer = VolumeRenderer(config.render.volume)
+
+    def new_particles(self) -> nn.ModuleList:
+        """A module for each particle: its `field`, a `VolumeField`, and its `background`."""
+        return nerf_scenes(self.config)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hash tables, and the networks of fields and backgrounds."""
@@ -153,15 +157,17 @@ class NeRFSystem(DistillationSystem):
 
         Without autocast: bfloat16 rays would be off by pixels, and compositing is float32's business.
         """
-        config, scene = self.config.render, self.scene.particles[particle]
+        config, scene, size = self.config.render, self.scene.particles[particle], self.training_size(iteration)
         self.figures["render/occupied"] = self.scene.occupancies[particle].occupied_fraction
         with torch.autocast(self.device.type, enabled=False):
             return self.scene.renderer.render(
                 scene.field,
                 self.scene.occupancies[particle],
                 cameras,
-                config.size,
-                config.size,
-                training_background(config, scene.background, cameras, self._stream(Purpose.BACKGROUND, iteration)),
+                size,
+                size,
+                training_background(
+                    config, scene.background, cameras, size, self._stream(Purpose.BACKGROUND, iteration)
+                ),
                 generator=self._stream(Purpose.RENDER, iteration),
             )

@@ -41,7 +41,7 @@ def scene_optimizer(
     """
     check_groups(scene, groups)
     named = [{"name": group.name, "params": group.parameters} for group in groups]
-    return torch.optim.Adam(named, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
+    return torch.optim.Adam(named, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)
 
 
 def check_groups(scene: nn.Module, groups: Sequence[ParameterGroup]) -> None:
@@ -66,7 +66,7 @@ def check_groups(scene: nn.Module, groups: Sequence[ParameterGroup]) -> None:
 def estimator_optimizer(estimator: nn.Module, config: EstimatorOptimizerConfig, fused: bool) -> torch.optim.AdamW:
     """AdamW on adapters and camera embedding."""
     groups = [{"name": "estimator", "params": list(estimator.parameters())}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
 def scene_rates(groups: Sequence[ParameterGroup], iteration: int, particles: int) -> dict[str, float]:

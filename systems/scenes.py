@@ -121,7 +121,7 @@ class Scenes3D(Scenes):
 
     def preview(self) -> Picture:
         """A row for each particle: front and back, each as colour, opacity, normals."""
-        cameras, size = self.orbit(PREVIEW_VIEWS), self.config.render.size
+        cameras, size = self.orbit(PREVIEW_VIEWS), self.config.output.preview_size or self.config.render.size
         views = (self.render_views(particle, cameras, size, normals=True) for particle in range(self.config.particles))
         return column([render_strip(view) for view in views])
 
@@ -164,15 +164,15 @@ class Scenes3D(Scenes):
 
 
 def training_background(
-    config: RenderConfig, background: Background, cameras: Cameras, generator: torch.Generator
-) -> Float[Tensor, "batch height width 3"]:
-    """For each view the learnt background or, with a probability, one random colour; at the training size."""
+    config: RenderConfig, background: Background, cameras: Cameras, size: int, generator: torch.Generator
+) -> Float[Tensor, "batch size size 3"]:
+    """For each view the learnt background or, with a probability, one random colour."""
     count, device = len(cameras), cameras.c2w.device
     solid = torch.rand(count, generator=generator) < config.random_background
     colors = torch.rand(count, 3, generator=generator)
     colors = config.background_low + (config.background_high - config.background_low) * colors
     solid, colors = (drawn.to(device)[:, None, None] for drawn in (solid[:, None], colors))
-    _, rays_d = camera_rays(cameras, config.size, config.size)
+    _, rays_d = camera_rays(cameras, size, size)
     if solid.all():
         return colors.expand_as(rays_d)
     return torch.where(solid, colors, background(rays_d))

@@ -2,7 +2,7 @@
 
 The tests' networks are so small that a second thread gains nothing; a second process of tests does. OpenMP's
 threads spin while they wait for each other; where anything else runs on the machine that makes small tests
-ten times slower (measured in docs/experiments.md).
+ten times slower (measured in docs/experiments/training-on-cpus.md).
 
 Shapes and types in annotations are checked at every call (jaxtyping with beartype) of the packages below.
 """

@@ -46,6 +46,7 @@ class FlowTransformerPrior(LatentDiffusionPrior):
     """A transformer that learnt a flow; abstract in how it reads latents and texts."""
 
     network_class: ClassVar[type[ModelMixin]]
+    condition_module: ClassVar[str] = "time_text_embed"  # of the network; conditions are added to its output
 
     @staticmethod
     @abstractmethod
@@ -87,7 +88,7 @@ class FlowTransformerPrior(LatentDiffusionPrior):
             latent_size=(grid.side, grid.side),
             traits=NetworkTraits(
                 lora_targets=attention_projections(transformer),
-                condition_module="time_text_embed",
+                condition_module=self.condition_module,
                 condition_width=transformer.inner_dim,
             ),
             tokenizers=tokenizers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 from lightning import Callback, Trainer
 
@@ -23,7 +24,7 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.stopping = False
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, system: DistillationSystem) -> None:
         # Here rather than in setup: Lightning installs its own handlers in between.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,8 +69,9 @@ def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> N
     if height % 2 or width % 2:
         raise ValueError(f"frames: {width}x{height} pixels must be even for H.264; render at an even size")
     with whole_file(path) as unfinished:
-        settings = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 8, "macro_block_size": 2}
-        as_mp4 = {"format": ".mp4", "output_params": ["-f", "mp4"]}  # which the unfinished name does not say
+        settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 8, "macro_block_size": 2}
+        # The unfinished name does not say that it is an mp4.
+        as_mp4: dict[str, Any] = {"format": ".mp4", "output_params": ["-f", "mp4"]}
         with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND, **settings, **as_mp4) as writer:
             for frame in frames:
-                writer.append_data(as_bytes(frame))
+                writer.append_data(as_bytes(frame))  # type: ignore[attr-defined]  # of ffmpeg's writer

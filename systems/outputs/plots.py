@@ -100,5 +100,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _picture(figure: Figure) -> Picture:
     picture = io.BytesIO()
-    figure.canvas.print_png(picture)
+    figure.savefig(picture, format="png")
     return read_png(picture)

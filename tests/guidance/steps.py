@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from unittest import mock
 
+import pytest
 import torch
 
 from guidance import score_distillation
@@ -19,6 +20,8 @@ from renderers.cameras import Cameras
 
 LATENT_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.reads == "latents")
 RANGE = (0.02, 0.98)
+# For what does not depend on the family: a UNet that predicts noise, and a transformer that predicts a flow.
+TWO_KINDS = pytest.mark.parametrize("prior", ["epsilon", "sd3"], indirect=True)
 
 
 def seeded(seed: int = 3) -> torch.Generator:
@@ -49,7 +52,7 @@ class Step:
 
 
 def step(prior: DiffusionPrior, cameras: Cameras, config: GuidanceConfig, latents=None, **text) -> Step:
-    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.further_texts)
+    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.further_texts, release_text_encoder=False)
     guidance = build_guidance(prior, config, EstimatorConfig(), seeded(0))
     latents = latents_of(prior, cameras) if latents is None else latents
     with mock.patch.object(score_distillation, "predict", wraps=score_distillation.predict) as asked:

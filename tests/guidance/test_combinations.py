@@ -25,10 +25,9 @@ from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from guidance.registry import LOSSES, Predictions, distillation_loss
 from renderers.cameras import Cameras
-from tests.guidance.steps import LATENT_LOSSES, config_of, draws, latents_of, noise_pred, seeded, step
+from tests.guidance.steps import LATENT_LOSSES, TWO_KINDS, config_of, draws, latents_of, noise_pred, seeded, step
 
 AVOID = PerpNegConfig(front=1.0, side=0.5)
-TWO_KINDS = pytest.mark.parametrize("prior", ["epsilon", "sd3"], indirect=True)  # noise, and a flow
 
 
 @pytest.mark.parametrize("prior", ["epsilon"], indirect=True)
@@ -90,6 +89,7 @@ def test_all_texts_share_one_call(epsilon_prior, cameras, monkeypatch, loss, per
     assert seen == rows
 
 
+@TWO_KINDS
 def test_sds_is_what_it_always_was(prior, prompts, cameras) -> None:
     """To the last bit: noise, one call for the pair, guidance, w(t) (eps - noise)."""
     latents = latents_of(prior, cameras)

@@ -10,6 +10,7 @@ from guidance import gradients
 from guidance.config import EstimatorConfig
 from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
+from tests.guidance.steps import TWO_KINDS
 
 
 def inputs(prior, count: int = 3) -> tuple:
@@ -80,6 +81,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(prior, cameras) ->
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@TWO_KINDS
 def test_the_camera_counts_once_trained_and_can_be_hidden(prior, cameras) -> None:
     estimator = estimator_of(prior)
     train(prior, estimator, cameras)
@@ -104,6 +106,7 @@ def test_cameras_are_hidden_as_often_as_configured(epsilon_prior) -> None:
     assert estimator_of(epsilon_prior, camera_dropout=0.0).draw_keep_camera(100, torch.Generator()).all()
 
 
+@TWO_KINDS
 def test_the_state_is_small_complete_and_strict(prior, cameras) -> None:
     first, second = estimator_of(prior), LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(9))
     train(prior, first, cameras)
@@ -139,6 +142,7 @@ def test_the_seed_decides_the_start_and_the_global_state_does_not(epsilon_prior)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@TWO_KINDS
 def test_gradient_checkpointing_changes_nothing(prior, cameras) -> None:
     plain, thrifty = estimator_of(prior), estimator_of(prior, gradient_checkpointing=True)
     assert train(prior, plain, cameras, steps=3) == train(prior, thrifty, cameras, steps=3)

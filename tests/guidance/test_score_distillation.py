@@ -11,7 +11,7 @@ from guidance import gradients
 from guidance.config import GuidanceConfig
 from guidance.prompts import embed_prompt
 from guidance.score_distillation import ScoreDistillation, draw_noise
-from tests.guidance.steps import RANGE, draws, guidance_of, latents_of, noise_pred, seeded
+from tests.guidance.steps import RANGE, TWO_KINDS, draws, guidance_of, latents_of, noise_pred, seeded
 from tests.rounding import assert_equal_to_rounding
 
 
@@ -38,6 +38,7 @@ def test_vsd_begins_at_exactly_zero_without_guidance(prior, prompts, cameras) ->
     assert output.gradient.abs().max() == 0
 
 
+@TWO_KINDS
 def test_vsd_with_the_noise_as_estimate_is_sds(prior, prompts, cameras, monkeypatch) -> None:
     """Claim 1, through the whole step: an estimator that knows the noise."""
     latents = latents_of(prior, cameras)
@@ -53,6 +54,7 @@ def test_vsd_with_the_noise_as_estimate_is_sds(prior, prompts, cameras, monkeypa
     assert torch.equal(first.gradient, second.gradient)
 
 
+@TWO_KINDS
 def test_csd_is_the_guidance_term_alone(prior, prompts, cameras) -> None:
     latents = latents_of(prior, cameras)
     output = guidance_of(prior, loss="csd", guidance_scale=3.0).gradient(latents, prompts, cameras, RANGE, seeded())
@@ -72,6 +74,7 @@ def test_csd_has_its_baseline_at_every_scale(epsilon_prior, cameras, scale: floa
     assert (output.gradient.abs().max() > 0) == (scale > 0)
 
 
+@TWO_KINDS
 def test_the_scene_step_touches_no_weight_and_the_estimator_step_no_scene(prior, prompts, cameras) -> None:
     guidance = guidance_of(prior)
     latents = latents_of(prior, cameras).requires_grad_()
@@ -87,6 +90,7 @@ def test_the_scene_step_touches_no_weight_and_the_estimator_step_no_scene(prior,
     assert all(p.grad is None for p in prior.network.parameters())
 
 
+@TWO_KINDS
 def test_the_same_seed_gives_the_same_step_and_the_global_state_does_not_matter(prior, prompts, cameras) -> None:
     guidance, latents = guidance_of(prior), latents_of(prior, cameras)
     torch.manual_seed(1)
@@ -98,6 +102,7 @@ def test_the_same_seed_gives_the_same_step_and_the_global_state_does_not_matter(
     assert not torch.equal(first, guidance.gradient(latents, prompts, cameras, RANGE, seeded(4)).gradient)
 
 
+@TWO_KINDS
 def test_a_shared_pass_gives_the_same_score_and_the_same_training_gradient(prior, prompts, cameras) -> None:
     """As a separate pass at the same noise levels and noise, with every camera shown."""
     shared, separate = guidance_of(prior, shared_pass=True), guidance_of(prior)
@@ -117,6 +122,7 @@ def test_a_shared_pass_gives_the_same_score_and_the_same_training_gradient(prior
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+@TWO_KINDS
 @pytest.mark.parametrize(
     ("config", "rows"),
     [

@@ -56,9 +56,9 @@ def test_fog_in_a_ball_has_the_closed_form(seed):
     assert (output.opacity == 0).any()  # some rays miss
 
 
-def test_a_wall_has_its_distance_and_normal():
+def test_a_wall_has_its_place_and_normal():
     def wall(points):  # opaque behind the plane z = 0.2
-        return FieldSamples(1e4 * (points[:, 2] < 0.2), torch.zeros(len(points), 3))
+        return FieldSamples(1e4 * (points[:, 2] < 0.2), (points + 1) / 2)
 
     camera = turntable_cameras(1, elevation_deg=0, distance=2.5, fovy_deg=10)
     front = torch.tensor([0.0, 0, 1])
@@ -66,7 +66,7 @@ def test_a_wall_has_its_distance_and_normal():
     output = renderer.render(
         wall, full_grid(), camera, 9, 9, torch.ones(1, 3), normals=lambda points: front.expand(len(points), 3)
     )
-    torch.testing.assert_close(output.depth[0, 4, 4], torch.tensor([2.3]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(output.rgb[0, 4, 4], torch.tensor([0.5, 0.5, 0.6]), atol=5e-3, rtol=0)
     torch.testing.assert_close(output.normal[0, 4, 4], front)
     torch.testing.assert_close(output.opacity[0, 4, 4], torch.ones(1))
 
@@ -92,10 +92,10 @@ def test_chunks_change_neither_the_image_nor_the_gradient(chunk):
         _, rays_d = camera_rays(CAMERAS, SIZE, SIZE)
         output = render(scene.field, scene.background(rays_d), rays_per_chunk=rays_per_chunk)
         entropy = output.weights.square().sum()  # a loss on samples, too
-        ((output.rgb * weight).sum() + output.depth.mean() + entropy).backward()
+        ((output.rgb * weight).sum() + entropy).backward()
         results.append((output, [parameter.grad for parameter in scene.parameters()]))
     (whole, whole_grads), (parts, parts_grads) = results
-    for name in ("rgb", "opacity", "depth", "weights"):
+    for name in ("rgb", "opacity", "weights"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-6, rtol=1e-5)
     for got, expected in zip(parts_grads, whole_grads, strict=True):
         assert expected.abs().max() > 0
@@ -158,7 +158,7 @@ def test_empty_and_saturated_scenes_have_finite_gradients(bias):
         return FieldSamples(torch.nn.functional.softplus(samples.sigmas + bias * 20), samples.rgb)
 
     output = render(extreme)
-    (output.rgb.square().mean() + output.depth.mean()).backward()
+    output.rgb.square().mean().backward()
     assert output.rgb.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
 

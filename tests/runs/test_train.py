@@ -82,7 +82,7 @@ def test_films_play_everywhere(finished: Path) -> None:
 
 def test_previews_and_diagnostics_show_all(finished: Path) -> None:
     assert sorted(os.listdir(finished / "previews")) == ["000002.png", "000004.png"]
-    assert Image.open(finished / "previews/000004.png").size == (2 * 3 * 16, 2 * 16)  # views x kinds, particles
+    assert Image.open(finished / "previews/000004.png").size == (2 * 3 * 12, 2 * 12)  # views x kinds, particles
     assert sorted(os.listdir(finished / "diagnostics")) == ["000004-samples.png", "000004-x0.png"]
     assert Image.open(finished / "diagnostics/000004-samples.png").size == (4 * 32, 2 * 32)
     assert Image.open(finished / "diagnostics/000004-x0.png").size == (6 * 32, 2 * 32)

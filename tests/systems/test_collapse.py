@@ -25,7 +25,7 @@ from tests.systems.tiny_runs import load, with_output
 
 def views(opacity: float, rgb: float) -> RenderOutput:
     opacity = torch.full((1, 4, 4, 1), opacity)
-    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity)
+    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity)
 
 
 def look(

@@ -255,8 +255,8 @@ def test_a_source_is_needed_and_must_be_of_the_stage_before(runs, tmp_path, monk
 
 def test_another_world_than_the_sources_is_refused(runs, tmp_path) -> None:
     config = runs["geometry"][0]
-    wide = replace(config, surface=replace(config.surface, field=replace(config.surface.field, radius=2.0)))
-    with pytest.raises(ValueError, match=r"surface.field.radius: 2.0 here, 1.0 in the run"):
+    wide = replace(config, scene=replace(config.scene, field=replace(config.scene.field, radius=2.0)))
+    with pytest.raises(ValueError, match=r"scene.field.radius: 2.0 here, 1.0 in the run"):
         start(wide, tmp_path)
     with pytest.raises(ValueError, match=r"particles: 3 here, 2 in the run"):
         start(replace(config, particles=3), tmp_path)

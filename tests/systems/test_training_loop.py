@@ -200,6 +200,13 @@ def test_the_rendering_part_is_reproducible_and_in_range(system) -> None:
     assert first.rgb.requires_grad
 
 
+def test_views_are_coarse_until_the_scale_says_otherwise(config, prior, prompts) -> None:
+    render = replace(config.render, scale=[[0, 0.5], [2, 0.5], [2, 1.0]])
+    system = NeRFSystem(replace(config, render=render, particles=2), prior, prompts)
+    views = [system.render_training_views(iteration, 0, system.draw_cameras(iteration)) for iteration in (0, 3, 4)]
+    assert [view.rgb.shape[1] for view in views] == [8, 8, 16]  # two particles double the iterations
+
+
 def test_random_backgrounds_have_their_probability_and_range(config, prior, prompts) -> None:
     def backgrounds(probability: float) -> torch.Tensor:
         render = replace(
@@ -208,7 +215,7 @@ def test_random_backgrounds_have_their_probability_and_range(config, prior, prom
         system = NeRFSystem(replace(config, render=render), prior, prompts)
         generator = stream(config.seed, 0, Purpose.BACKGROUND)
         background = system.scene.particles[0].background
-        return training_background(render, background, system.draw_cameras(0), generator).detach()
+        return training_background(render, background, system.draw_cameras(0), render.size, generator).detach()
 
     solid = backgrounds(1.0)
     assert (solid == solid[:, :1, :1]).all() and solid.min() >= 0.6 and solid.max() <= 0.8

@@ -56,6 +56,7 @@ def tiny_config(prior: Path, **fields: Any) -> RunConfig:
             diagnostics_every=1000,
             checkpoint_every=1000,
             turntable_frames=4,
+            preview_size=12,
             turntable_size=15,
             mesh_resolution=12,
         ),
