@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def source_files() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
+@functools.cache
 def import_graph() -> dict[str, set[str]]:
     """For each module those that it imports anywhere, in functions too, but not for type checkers alone."""
     modules = source_files()

@@ -12,7 +12,6 @@ from PIL import Image
 from configs.schema import RunConfig
 from models.config import ImageConfig
 from models.image import FourierImage
-from runs.from_checkpoint import export
 from runs.train import train
 from systems.stages import SYSTEMS, system_class
 
@@ -55,9 +54,8 @@ def test_every_picture_has_its_spectrum() -> None:
 
 
 def test_a_picture_has_no_mesh(pictures, tmp_path: Path) -> None:
-    train(pictures, tmp_path)
-    with pytest.raises(ValueError, match="a picture has no mesh"):
-        export(pictures, tmp_path / "export", tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match="stage: a picture has no mesh"):
+        SYSTEMS["image"].scenes_class(pictures).write_models(tmp_path)
 
 
 def test_every_stage_of_the_schema_has_its_system() -> None:
