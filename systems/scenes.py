@@ -121,7 +121,8 @@ class Scenes3D(Scenes):
 
     def preview(self) -> Picture:
         """A row for each particle: front and back, each as colour, opacity, normals."""
-        cameras, size = self.orbit(PREVIEW_VIEWS), self.config.output.preview_size or self.config.render.size
+        output = self.config.output
+        cameras, size = self.orbit(PREVIEW_VIEWS), output.preview_size or self.config.render.size
         views = (self.render_views(particle, cameras, size, normals=True) for particle in range(self.config.particles))
         return column([render_strip(view) for view in views])
 
