@@ -21,7 +21,7 @@ REMEDY = "fetch the model again, or save it again with `save_pretrained`"
 
 
 def load_whole(
-    component: type, source: Path | str, field: str, unused: Collection[str] = (), **kwargs: Any
+    component: type[Any], source: Path | str, field: str, unused: Collection[str] = (), **kwargs: Any
 ) -> nn.Module:
     """``component.from_pretrained(source, **kwargs)``, if network and files hold the same weights.
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,19 @@ from models.hash_grid import HashGrid
 SURFACE_LAYER = 0.05  # half the thickness of the visible layer of a surface, as a share of the radius
 SURFACE_SAMPLES = 8  # samples through that layer
 POINTS_PER_CHUNK = 2**17  # points of one evaluation by `in_chunks`; bounds its memory
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Particles(nn.ModuleList, Generic[M]):
+    """Modules of one class, one for each particle."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, index: int) -> M: ...  # type: ignore[override]
+
+        def __iter__(self) -> Iterator[M]: ...
 
 
 class MLP(nn.Sequential):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.config import SDFFieldConfig
+from models.fields import Particles
 from models.mesh_geometry import remove_floaters
 from models.sdf_init import Density, initial_sdf, working_levels
 from models.tetrahedra import TetrahedralLattice, bcc_lattice, marching_tetrahedra
@@ -34,10 +35,10 @@ class SDFField(nn.Module):
         self.offsets = nn.Parameter(torch.zeros_like(self.lattice.vertices))
 
     @staticmethod
-    def several(config: SDFFieldConfig, radius: float, count: int) -> nn.ModuleList:
+    def several(config: SDFFieldConfig, radius: float, count: int) -> Particles[SDFField]:
         """Surfaces on one lattice."""
         lattice = bcc_lattice(config.cells, radius)
-        return nn.ModuleList(SDFField(config, radius, lattice) for _ in range(count))
+        return Particles(SDFField(config, radius, lattice) for _ in range(count))
 
     def initialize(self, density: Density, level: float, *, bounds: str = "ball") -> None:
         """Start from the surface where a density crosses a level, in the lattice's cube.

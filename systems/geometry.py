@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.schema import RunConfig
-from models.fields import Background
+from models.fields import Background, NeRFScene, Particles
 from models.mesh import Surface
 from models.sdf_field import SDFField
 from renderers.mesh_renderer import Shading, SurfacePoints, normal_colors
@@ -37,6 +37,9 @@ RELIEF = 0.3  # how much brighter than a wall a surface that faces up is; below,
 
 class GeometryParticles(MeshScenes):
     """Surfaces, each with the radiance field that it started from."""
+
+    particles: Particles[SDFField]
+    originals: Particles[NeRFScene]
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
@@ -78,9 +81,9 @@ class GeometryParticles(MeshScenes):
 
     def _level_picture(self, particle: int, source: NeRFParticles, rays: RayExtremes, level: float) -> Picture:
         cameras = self.orbit(LEVEL_VIEWS)
-        views = [scenes.render_views(particle, cameras, LEVEL_SIZE) for scenes in (source, self)]
+        views, surface = (scenes.render_views(particle, cameras, LEVEL_SIZE) for scenes in (source, self))
         chosen = "chosen" if self.config.surface.level is None else "set by surface.level"
-        return level_picture(*views, rays, level, f"particle {particle}: density {level:.3g}, {chosen}")
+        return level_picture(views, surface, rays, level, f"particle {particle}: density {level:.3g}, {chosen}")
 
     def mesh(self, particle: int) -> RenderedMesh:
         return rendered(*self.particles[particle]())
@@ -114,7 +117,8 @@ def level_picture(views: RenderOutput, surface: RenderOutput, rays: RayExtremes,
 
     From top to bottom: the radiance field in colours and as opacity, the surface's normals, the choice of the level.
     """
-    rows = [views.rgb, views.opacity.expand(-1, -1, -1, 3), surface.normal / 2 + 0.5]
+    assert surface.normal is not None, "views of a mesh have normals"
+    rows: list[Tensor] = [views.rgb, views.opacity.expand(-1, -1, -1, 3), surface.normal / 2 + 0.5]
     pictures = [row(list(images)) for images in rows]
     nothing = torch.zeros(0)
     choice = silhouette_overlaps(rays) if (rays.opacity > 0.5).any() else (nothing, nothing)

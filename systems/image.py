@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from configs.schema import RunConfig
+from models.fields import Particles
 from models.image import FourierImage
 from renderers.cameras import Cameras
 from renderers.output import RenderOutput
@@ -30,11 +30,12 @@ class Pictures(Scenes):
     """n pictures."""
 
     may_be_opaque = True
+    particles: Particles[FourierImage]
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         size = config.render.size
-        self.particles = nn.ModuleList(
+        self.particles = Particles(
             FourierImage(config.image, size, particle_generator(config.seed, index))
             for index in range(config.particles)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from configs.schema import RunConfig, SceneOptimizerConfig
-from models.fields import Background, NeRFScene
+from models.fields import Background, NeRFScene, Particles
 from models.hash_grid import HashGrid
 from models.mesh import Surface, extract_mesh
 from renderers.cameras import Cameras
@@ -29,15 +30,18 @@ LEVEL_SIZE = 64  # pixels a side of each
 class NeRFParticles(Scenes3D):
     """Radiance fields, each with its occupancy grid."""
 
+    particles: Particles[NeRFScene]
+    occupancies: Particles[OccupancyGrid]
+
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.may_be_opaque = config.scene.field.density_init.kind != "object"  # the camera stands inside
         self.particles = self.new_particles()
         occupancy = OccupancyConfig(radius=config.scene.field.radius, resolution=config.render.occupancy_resolution)
-        self.occupancies = nn.ModuleList(OccupancyGrid(occupancy) for _ in range(config.particles))
+        self.occupancies = Particles(OccupancyGrid(occupancy) for _ in range(config.particles))
         self.renderer = VolumeRenderer(config.render.volume)
 
-    def new_particles(self) -> nn.ModuleList:
+    def new_particles(self) -> Particles[Any]:
         """A module for each particle: its `field`, a `VolumeField`, and its `background`."""
         return nerf_scenes(self.config)
 
@@ -115,14 +119,14 @@ class NeRFParticles(Scenes3D):
         return RayExtremes.join(extremes)
 
 
-def nerf_scenes(config: RunConfig) -> nn.ModuleList:
+def nerf_scenes(config: RunConfig) -> Particles[NeRFScene]:
     """The radiance fields and backgrounds of all particles, each from its own random stream."""
     generators = (particle_generator(config.seed, index) for index in range(config.particles))
-    return nn.ModuleList(NeRFScene(config.scene, generator) for generator in generators)
+    return Particles(NeRFScene(config.scene, generator) for generator in generators)
 
 
 def hash_grid_groups(
-    config: SceneOptimizerConfig, grids: list[HashGrid], networks: list[nn.Module]
+    config: SceneOptimizerConfig, grids: Sequence[HashGrid], networks: Sequence[nn.Module]
 ) -> list[ParameterGroup]:
     """The groups of fields made of hash grids and small networks, whose scales differ."""
     parameters = [parameter for network in networks for parameter in network.parameters()]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.schema import RunConfig
-from models.fields import Background, TextureField
+from models.fields import Background, Particles, TextureField
 from models.mesh import Surface
 from models.mesh_geometry import area_vectors
 from models.sdf_field import SDFField
@@ -35,12 +35,16 @@ FIT_RATE = 1e-2  # Adam's, of the fit
 class TextureParticles(MeshScenes):
     """Texture fields, each on a surface that is kept as signed distances."""
 
+    particles: Particles[TextureField]
+    backgrounds: Particles[Background]
+    surfaces: Particles[SDFField]
+
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         generators = [particle_generator(config.seed, index) for index in range(config.particles)]
         radius = config.scene.field.radius
-        self.particles = nn.ModuleList(TextureField(config.appearance.field, radius, each) for each in generators)
-        self.backgrounds = nn.ModuleList(Background(config.scene.background, each) for each in generators)
+        self.particles = Particles(TextureField(config.appearance.field, radius, each) for each in generators)
+        self.backgrounds = Particles(Background(config.scene.background, each) for each in generators)
         self.surfaces = SDFField.several(config.surface.field, radius, config.particles).requires_grad_(False)
         self._meshes: dict[int, RenderedMesh] = {}
         self.register_load_state_dict_post_hook(lambda scene, _: scene._meshes.clear())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.systems.tiny_runs import assert_same_state, load
@@ -38,6 +39,7 @@ def assert_ranks_are_equal_and_see_their_own_cameras(folder: Path) -> None:
         assert not torch.equal(first["azimuth"], second["azimuth"])
 
 
+@pytest.mark.slow
 def test_ranks_stay_equal_see_their_own_cameras_and_resume(prior_folder: Path, tmp_path: Path) -> None:
     whole, resumed, geometry = tmp_path / "whole", tmp_path / "resumed", tmp_path / "geometry"
     run(prior_folder, whole, "nerf")
