@@ -21,9 +21,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def known(loss: str, scale: float = 7.5, clean: tuple[bool, ...] = (False, False, True), **instead) -> Predictions:
     """Random predictions in all roles, all different; the last sample is nearly clean."""
-    names = ("unconditional", "conditional", "noise", "low_quality", "of_inversion", "of_estimator")
+    texts = ("unconditional", "conditional", *LOSSES[loss].texts)
+    names = ("noise", "of_inversion", "of_estimator", *texts)
     drawn = {name: random(3, 4, 8, 8, seed=seed) for seed, name in enumerate(names)} | instead
-    by_text = {name: drawn.pop(name) for name in ("unconditional", "conditional", "low_quality")}
+    by_text = {name: drawn.pop(name) for name in texts}
     guided = classifier_free_guidance(by_text["unconditional"], by_text["conditional"], scale)
     t = torch.where(torch.tensor(clean), 0.1, 0.6).view(-1, 1, 1, 1)
     return Predictions(loss=LOSSES[loss], guided=guided, t=t, by_text=by_text, **drawn)

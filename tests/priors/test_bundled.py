@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from files.checksums import verify_checksums
 from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
@@ -25,7 +26,7 @@ from tests.guidance.steps import LATENT_LOSSES
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusionPipeline.from_pretrained(DEFAULT_PRIOR).to(torch.float32)
+    return StableDiffusionPipeline.from_pretrained(DEFAULT_PRIOR)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,26 @@ def test_it_is_a_plain_stable_diffusion_pipeline(pipeline):
     assert pipeline.scheduler.config.clip_sample is False
     latents = pipeline.vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
     assert latents.shape[-2:] == (16, 16)
+
+
+def test_it_loads_in_one_type_and_works_without_arguments(pipeline):
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red mug", num_inference_steps=2, output_type="pt").images
+    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+
+
+def test_the_text_encoder_has_the_stored_weights_all_of_them(pipeline):
+    stored = load_file(DEFAULT_PRIOR / "text_encoder" / "model.safetensors")
+    loaded = {name.removeprefix("text_model."): value for name, value in pipeline.text_encoder.state_dict().items()}
+    assert {name.removeprefix("text_model.") for name in stored} == loaded.keys()
+    for name, value in stored.items():
+        assert torch.equal(loaded[name.removeprefix("text_model.")], value)
+
+
+def test_no_configuration_names_a_folder():
+    for path in DEFAULT_PRIOR.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
 
 
 def test_autoencoder_reconstructs_fresh_pictures(pipeline, fresh):
