@@ -1,28 +1,32 @@
-"""The option of docs/architecture.md: previews show as many views, and a resumed run may change it."""
+"""The option of docs/architecture.md: ``--mode test`` looks at as many views, and may change the number."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from configs.fields import run_policies
 from configs.schema import OutputConfig, RunConfig
-from systems.nerf import NeRFParticles
+from runs.from_checkpoint import test as test_checkpoint
+from runs.train import train
+from tests.systems.tiny_runs import with_output
 
 
 @pytest.mark.parametrize("views", [1, 3])
-def test_a_preview_shows_that_many_views(config: RunConfig, views: int) -> None:
-    config = replace(config, output=OutputConfig(preview_views=views, preview_size=16))
-    height, width, _ = NeRFParticles(config).preview().shape
-    size = config.output.preview_size
-    assert (height, width) == (size, 3 * views * size)  # colour, opacity, normals
+def test_a_test_judges_that_many_views(config: RunConfig, tmp_path: Path, views: int) -> None:
+    train(replace(config, iterations=1), tmp_path / "run")
+    config = with_output(config, test_views=views)
+    test_checkpoint(config, tmp_path / "test", tmp_path / "run/checkpoints/last.ckpt")
+    assert len([*(tmp_path / "test/views").iterdir()]) == views
 
 
-def test_no_view_is_refused() -> None:
-    with pytest.raises(ValueError, match="preview_views"):
-        OutputConfig(preview_views=0)
+@pytest.mark.parametrize("views", [0, 361])
+def test_a_number_out_of_range_is_refused(views: int) -> None:
+    with pytest.raises(ValueError, match="test_views"):
+        OutputConfig(test_views=views)
 
 
-def test_a_resumed_run_may_change_it() -> None:
-    assert run_policies()["output.preview_views"].may_change("resume")
+def test_another_number_than_in_training_is_allowed() -> None:
+    assert run_policies()["output.test_views"].may_change("test")

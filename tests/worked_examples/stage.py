@@ -12,6 +12,7 @@ from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sources import CONFIG_FOLDER
+from runs.pipeline import load_stages, read_pipeline
 from runs.train import train
 from systems.polish import PolishedParticles
 from tests.systems.tiny_runs import load
@@ -37,3 +38,12 @@ def test_it_goes_on_from_a_radiance_field(config: RunConfig, tmp_path: Path) -> 
 def test_its_noise_is_low(prior: str) -> None:
     config = load_config(CONFIG_FOLDER / "vsd-polish.yaml", {"prior": prior}).config
     assert config.stage == "polish" and config.noise.t_max == [[0, 0.3]]
+
+
+def test_it_can_be_the_second_stage_of_a_pipeline(tmp_path: Path) -> None:
+    files = {"nerf": CONFIG_FOLDER / "vsd-nerf.yaml", "polish": CONFIG_FOLDER / "vsd-polish.yaml"}
+    lines = [f"  {stage}: {{config: {file}}}" for stage, file in files.items()]
+    (tmp_path / "pipeline.yaml").write_text("\n".join(["stages:", *lines]), encoding="utf-8")
+    loaded = load_stages(read_pipeline(tmp_path / "pipeline.yaml"), {"prompt": "a blue chair"})
+    assert [each.config.stage for each in loaded] == ["nerf", "polish"]
+    assert loaded[1].config.prompt == "a blue chair"
