@@ -27,7 +27,7 @@ from torch import Tensor
 
 from renderers.cameras import Cameras
 from renderers.config import RasterizerConfig
-from renderers.rasterizer_backends import NEAR, VISIBLE_FACES, opposite_areas
+from renderers.rasterizer_backends import NEAR, VISIBLE_FACES, ScreenMesh, opposite_areas
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Rasterizer:
                 images.append(torch.full((height, width), -1, device=faces.device))
                 continue
             xy, depth = screen.xy[view], screen.depth[view]
-            found = VISIBLE_FACES[backend](xy.float(), depth.float(), faces[kept], height, width)
+            found = VISIBLE_FACES[backend](ScreenMesh(xy.float(), depth.float(), faces[kept], height, width))
             images.append(torch.where(found >= 0, kept[found.clamp(min=0)], -1))
         return torch.stack(images)
 

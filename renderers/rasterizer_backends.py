@@ -1,13 +1,13 @@
 """The rasteriser's backends, all with one signature: which face does each pixel of one view show?
 
-``xy`` is in pixels and ``depth`` along the viewing direction, as in `renderers.rasterizer`; every face lies in front
-of the camera, farther away than ``NEAR``. The result is the number of a face, or -1 where a pixel shows none.
-Packages are imported on first use: numba is slow to load, nvdiffrast and kaolin are optional.
+Every face lies in front of the camera, farther away than ``NEAR``. The result is the number of a face, or -1 where a
+pixel shows none. Packages are imported on first use: numba is slow to load, nvdiffrast and kaolin are optional.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +21,17 @@ CANDIDATES_PER_CHUNK = 2**21  # pairs of a face and a pixel that the reference h
 EMPTY = torch.iinfo(torch.int64).max
 
 
+@dataclass(frozen=True)
+class ScreenMesh:
+    """The faces of a mesh that lie in front of one camera, as it sees them: what a backend is asked about."""
+
+    xy: Float[Tensor, "vertices 2"]  # pixels, as in `renderers.rasterizer`; float32
+    depth: Float[Tensor, "vertices"]  # along the viewing direction, scene units
+    faces: Int[Tensor, "faces 3"]
+    height: int  # of the image, pixels
+    width: int
+
+
 def opposite_areas(xy: Float[Tensor, "n 3 2"], points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
     """Twice the signed area between a point and the side opposite each vertex."""
     start, end = xy.roll(-1, dims=1), xy.roll(-2, dims=1)
@@ -32,28 +43,23 @@ def cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def visible_faces_reference(
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
+def visible_faces_reference(view: ScreenMesh) -> Int[Tensor, "height width"]:
     """Visible face of every pixel of one view, in plain PyTorch: the oracle of the other backends.
 
     Decided in float64, so that no pixel falls through between two faces; depths are compared in float32.
     """
-    corners, nearness = xy.double()[faces], 1 / depth.double()[faces]
+    faces, height, width = view.faces, view.height, view.width
+    corners, nearness = view.xy.double()[faces], 1 / view.depth.double()[faces]
     # Pixels whose centres lie in the bounding box: from `first` on, `counts` of them.
-    limit = torch.tensor([width, height], device=xy.device)
+    limit = torch.tensor([width, height], device=faces.device)
     first = (corners.amin(1) - 0.5).ceil().clamp(min=0).minimum(limit).long()
     last = (corners.amax(1) - 0.5).floor().clamp(min=-1).minimum(limit - 1).long()
     extent = (last - first + 1).clamp(min=0)
     counts = extent.prod(-1)
-    keys = torch.full((height * width,), EMPTY, device=xy.device)
+    keys = torch.full((height * width,), EMPTY, device=faces.device)
     for chunk in _chunks(counts):
         face = chunk.repeat_interleave(counts[chunk])
-        place = torch.arange(len(face), device=xy.device)
+        place = torch.arange(len(face), device=faces.device)
         place -= (torch.cumsum(counts[chunk], 0) - counts[chunk]).repeat_interleave(counts[chunk])
         column = first[face, 0] + place % extent[face, 0]
         row = first[face, 1] + place // extent[face, 0]
@@ -77,21 +83,15 @@ def _chunks(counts: Int[Tensor, "faces"]) -> list[Int[Tensor, "chunk"]]:
     return list(faces.split(lengths.tolist()))
 
 
-def visible_faces_numba(
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
+def visible_faces_numba(view: ScreenMesh) -> Int[Tensor, "height width"]:
     """A z-buffer on the CPU; bands of rows run in parallel."""
     from renderers import rasterizer_kernels as kernels
 
     match_torch_threads()
-    visible = np.full((height, width), -1, np.int64)
-    nearest = np.full((height, width), np.inf, np.float32)
-    corners = xy.double()[faces].contiguous().numpy()
-    nearness = (1 / depth.double()[faces]).contiguous().numpy()
+    visible = np.full((view.height, view.width), -1, np.int64)
+    nearest = np.full((view.height, view.width), np.inf, np.float32)
+    corners = view.xy.double()[view.faces].contiguous().numpy()
+    nearness = (1 / view.depth.double()[view.faces]).contiguous().numpy()
     kernels.fill_z_buffer(corners, nearness, torch.get_num_threads(), nearest, visible)
     return torch.from_numpy(visible)
 
@@ -104,39 +104,30 @@ def _nvdiffrast_context(device: torch.device):
     return nvdiffrast.RasterizeCudaContext(device=device)
 
 
-def visible_faces_nvdiffrast(
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
+def visible_faces_nvdiffrast(view: ScreenMesh) -> Int[Tensor, "height width"]:
     """nvdiffrast takes clip space and numbers faces from 1; its row 0 is where clip y is -1, so y needs no flip."""
     import nvdiffrast.torch as nvdiffrast
 
-    scale = torch.tensor([2 / width, 2 / height], device=xy.device)
+    xy, depth = view.xy, view.depth
+    scale = torch.tensor([2 / view.width, 2 / view.height], device=xy.device)
     # z / w = 1 - 2 near / depth runs from -1 at the near plane to 1 at infinity.
     clip = torch.cat([(xy * scale - 1) * depth[:, None], (depth - 2 * NEAR)[:, None], depth[:, None]], dim=-1)
+    size = (view.height, view.width)
     image, _ = nvdiffrast.rasterize(
-        _nvdiffrast_context(xy.device), clip[None].contiguous(), faces.int().contiguous(), (height, width)
+        _nvdiffrast_context(xy.device), clip[None].contiguous(), view.faces.int().contiguous(), size
     )
     return image[0, ..., 3].long() - 1
 
 
-def visible_faces_kaolin(
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
+def visible_faces_kaolin(view: ScreenMesh) -> Int[Tensor, "height width"]:
     """kaolin takes coordinates in [-1, 1] with y up, z negative in front of the camera, and features to interpolate."""
     from kaolin.render.mesh import rasterize
 
-    scale = torch.tensor([2 / width, -2 / height], device=xy.device)
-    shift = torch.tensor([-1.0, 1.0], device=xy.device)
-    corners, z = (xy * scale + shift)[faces][None], -depth[faces][None]
-    _, visible = rasterize(height, width, z.contiguous(), corners.contiguous(), torch.zeros_like(z)[..., None])
+    scale = torch.tensor([2 / view.width, -2 / view.height], device=view.xy.device)
+    shift = torch.tensor([-1.0, 1.0], device=view.xy.device)
+    corners, z = (view.xy * scale + shift)[view.faces][None], -view.depth[view.faces][None]
+    features = torch.zeros_like(z)[..., None]
+    _, visible = rasterize(view.height, view.width, z.contiguous(), corners.contiguous(), features)
     return visible[0].long()
 
 

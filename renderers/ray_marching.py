@@ -153,50 +153,46 @@ def march_rays(
         slots = math.ceil(longest / step) + 2  # one for the short first interval, one for roundings
         fast = rays_o.device.type == "cpu" and importlib.util.find_spec("numba")
         march = march_numba if fast else march_reference
-        return march(rays_o, rays_d, t_near, t_far, first_step, occupancy, step, slots)
+        return march(RaySegments(rays_o, rays_d, t_near, t_far, first_step, step, slots), occupancy)
 
 
-def march_reference(
-    rays_o: Float[Tensor, "n 3"],
-    rays_d: Float[Tensor, "n 3"],
-    t_near: Float[Tensor, "n"],
-    t_far: Float[Tensor, "n"],
-    first_step: Float[Tensor, "n"],
-    occupancy: OccupancyGrid,
-    step: float,
-    slots: int,
-) -> PackedSamples:
-    """`march_rays` between given distances, in plain PyTorch; ``slots`` is the most intervals of a ray."""
-    slot = torch.arange(slots, device=rays_o.device)
-    near, far, share = t_near[:, None], t_far[:, None], first_step[:, None]
-    t_starts = near + (slot - 1 + share).clamp(min=0) * step
-    t_ends = torch.minimum(near + (slot + share) * step, far)
+@dataclass(frozen=True)
+class RaySegments:
+    """The parts of rays that are marched, and how they are cut into intervals."""
+
+    rays_o: Float[Tensor, "n 3"]
+    rays_d: Float[Tensor, "n 3"]
+    t_near: Float[Tensor, "n"]
+    t_far: Float[Tensor, "n"]
+    first_step: Float[Tensor, "n"]  # length of the first interval, as a share of ``step``
+    step: float  # length of the other intervals
+    slots: int  # the most intervals of a ray
+
+
+def march_reference(rays: RaySegments, occupancy: OccupancyGrid) -> PackedSamples:
+    """`march_rays` between given distances, in plain PyTorch."""
+    slot = torch.arange(rays.slots, device=rays.rays_o.device)
+    near, far, share = rays.t_near[:, None], rays.t_far[:, None], rays.first_step[:, None]
+    t_starts = near + (slot - 1 + share).clamp(min=0) * rays.step
+    t_ends = torch.minimum(near + (slot + share) * rays.step, far)
     middles = (t_starts + t_ends) * 0.5
-    points = rays_o[:, None] + middles[..., None] * rays_d[:, None]
+    points = rays.rays_o[:, None] + middles[..., None] * rays.rays_d[:, None]
     kept = (t_starts < t_ends) & occupancy.occupied(points)
-    return PackedSamples(t_starts[kept], t_ends[kept], kept.nonzero()[:, 0], len(rays_o))
+    return PackedSamples(t_starts[kept], t_ends[kept], kept.nonzero()[:, 0], len(rays.rays_o))
 
 
-def march_numba(
-    rays_o: Float[Tensor, "n 3"],
-    rays_d: Float[Tensor, "n 3"],
-    t_near: Float[Tensor, "n"],
-    t_far: Float[Tensor, "n"],
-    first_step: Float[Tensor, "n"],
-    occupancy: OccupancyGrid,
-    step: float,
-    slots: int,
-) -> PackedSamples:
+def march_numba(rays: RaySegments, occupancy: OccupancyGrid) -> PackedSamples:
     """`march_reference` on CPU kernels: mark and count the intervals of every ray, then write them."""
     from renderers import ray_marching_kernels as kernels
 
     match_torch_threads()
     origins, directions, near, far, share = (
-        tensor.float().contiguous().numpy() for tensor in (rays_o, rays_d, t_near, t_far, first_step)
+        tensor.float().contiguous().numpy()
+        for tensor in (rays.rays_o, rays.rays_d, rays.t_near, rays.t_far, rays.first_step)
     )
     n_rays = len(origins)
-    kept, counts = np.zeros((n_rays, slots), np.bool_), np.empty(n_rays, np.int64)
-    cells_per_unit, length = np.float32(occupancy.cells_per_unit), np.float32(step)
+    kept, counts = np.zeros((n_rays, rays.slots), np.bool_), np.empty(n_rays, np.int64)
+    cells_per_unit, length = np.float32(occupancy.cells_per_unit), np.float32(rays.step)
     binary = occupancy.binary.numpy()
     kernels.mark_intervals(origins, directions, near, far, share, binary, cells_per_unit, length, kept, counts)
     total = int(counts.sum())

@@ -32,3 +32,27 @@ def validator(tmp_path_factory):
         return GltfValidator(tmp_path_factory.mktemp("validator"))
     except OSError as error:
         lacking(str(error))
+
+
+@pytest.fixture(scope="session")
+def prior_folder(tmp_path_factory):
+    """A tiny random Stable Diffusion, as a folder."""
+    from tests.tiny_priors import save_tiny_stable_diffusion
+
+    return save_tiny_stable_diffusion(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def config(prior_folder):
+    """A run of seconds with that prior."""
+    from tests.systems.tiny_runs import tiny_config
+
+    return tiny_config(prior_folder)
+
+
+@pytest.fixture
+def prior(prior_folder):
+    """That prior, loaded."""
+    from guidance.loading import load_prior
+
+    return load_prior(prior_folder)

@@ -9,6 +9,7 @@ from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig
 from renderers.ray_marching import (
     OccupancyGrid,
+    RaySegments,
     intersect_ball,
     intersect_box,
     march_numba,
@@ -89,8 +90,8 @@ def test_numba_equals_the_reference():
     rays_o, rays_d = rays(size=40)
     grid = updated(ball((0.3, -0.1, 0.2), 0.4), resolution=32)
     first_step = 1 - torch.rand(len(rays_o), generator=generator())
-    arguments = (rays_o, rays_d, *intersect_box(rays_o, rays_d, 1.0), first_step, grid, 0.03, 150)
-    got, expected = march_numba(*arguments), march_reference(*arguments)
+    segments = RaySegments(rays_o, rays_d, *intersect_box(rays_o, rays_d, 1.0), first_step, step=0.03, slots=150)
+    got, expected = march_numba(segments, grid), march_reference(segments, grid)
     assert torch.equal(got.ray_indices, expected.ray_indices) and len(got.ray_indices) > 1000
     torch.testing.assert_close(got.t_starts, expected.t_starts)
     torch.testing.assert_close(got.t_ends, expected.t_ends)

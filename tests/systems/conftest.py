@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from configs.schema import RunConfig
-from guidance.loading import load_prior
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from systems.nerf import NeRFSystem
-from tests.systems.tiny_runs import tiny_config
-from tests.tiny_priors import save_tiny_stable_diffusion
-
-
-@pytest.fixture(scope="session")
-def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_stable_diffusion(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def config(prior_folder: Path) -> RunConfig:
-    return tiny_config(prior_folder)
-
-
-@pytest.fixture
-def prior(prior_folder: Path) -> DiffusionPrior:
-    return load_prior(prior_folder)
 
 
 @pytest.fixture
