@@ -9,7 +9,7 @@ import pytest
 
 from configs.fields import run_policies
 from configs.schema import OutputConfig, RunConfig
-from runs.from_checkpoint import test as test_checkpoint
+from runs import from_checkpoint
 from runs.train import train
 from tests.systems.tiny_runs import with_output
 
@@ -18,7 +18,7 @@ from tests.systems.tiny_runs import with_output
 def test_a_test_judges_that_many_views(config: RunConfig, tmp_path: Path, views: int) -> None:
     train(replace(config, iterations=1), tmp_path / "run")
     config = with_output(config, test_views=views)
-    test_checkpoint(config, tmp_path / "test", tmp_path / "run/checkpoints/last.ckpt")
+    from_checkpoint.test(config, tmp_path / "test", tmp_path / "run/checkpoints/last.ckpt")
     assert len([*(tmp_path / "test/views").iterdir()]) == views
 
 
