@@ -8,6 +8,7 @@ picture on one core of the machine that ``docs/experiments.md`` names).
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,17 +23,19 @@ from tqdm import tqdm
 from priors.world.appearance import COLORS, PATTERNS, Appearance, render, sample_appearance
 from priors.world.captions import held_out_pairs, sample_caption
 from priors.world.classes import CLASSES, build_solid
-from priors.world.solids import Solid
+from priors.world.solids import RADIUS, Solid
 from renderers.cameras import VIEW_WORDS, Cameras, CameraSampling, ViewThresholds, orbit_cameras, view_index
 
-#: Cameras and view words of the world. ``configs/prior/mini.yaml`` uses the same.
-CAMERAS = CameraSampling(elevation_deg=(-20.0, 80.0), distance=(2.6, 3.2), fovy_deg=(38.0, 44.0))
+#: Cameras and view words of the world. ``configs/prior/mini.yaml`` uses the same. The solids' bounding sphere
+#: (``solids.RADIUS`` around the origin) fills 80% of the frame from afar with a wide field of view, and 95% from
+#: nearby with a narrow one.
+CAMERAS = CameraSampling(elevation_deg=(-20.0, 80.0), distance=(2.76, 3.06), fovy_deg=(40.0, 42.0))
 THRESHOLDS = ViewThresholds(front_deg=45.0, back_deg=45.0, overhead_deg=60.0, bottom_deg=-5.0)
 PATTERN_SHARES = (0.5, 0.25, 0.25)  # of PATTERNS
-IMAGE_SIZE = 64
-SHARD = 2000
+IMAGE_SIZE = 128
+SHARD = 1000
 #: Raise whenever the pictures change, so that stale shards are not reused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Instance:
         rgb = render(self.solid, self.appearance, self.cameras, size, supersampling)[0]
         return np.round(rgb * 255).astype(np.uint8)
 
+    @property
+    def fill(self) -> float:
+        """Share of the frame's height that the bounding sphere takes."""
+        half_angle = math.asin(RADIUS / float(self.cameras.distance))
+        return math.tan(half_angle) / math.tan(math.radians(float(self.cameras.fovy_deg)) / 2)
+
     def labels(self) -> dict[str, int | float | str]:
         """Indices of the attributes, and the camera, as plain values."""
         return {
@@ -64,6 +73,8 @@ class Instance:
             "elevation_deg": float(self.cameras.elevation_deg),
             "distance": float(self.cameras.distance),
             "fovy_deg": float(self.cameras.fovy_deg),
+            "radius": RADIUS,
+            "fill": self.fill,
             "caption": self.caption,
         }
 
@@ -136,10 +147,10 @@ def _shards(folder: Path, seed: int, count: int, held_out: bool | None) -> Itera
 
 def render_dataset(
     folder: str | Path, count: int, seed: int = 0, held_out: bool | None = False, processes: int | None = None
-) -> tuple[UInt8[np.ndarray, "count 64 64 3"], list[dict]]:
+) -> tuple[UInt8[np.ndarray, "count 128 128 3"], list[dict]]:
     """Pictures and labels of instances 0..count-1, rendered where no earlier call has left them.
 
-    Interrupt and call again: finished shards of 2,000 are kept.
+    Interrupt and call again: finished shards of 1,000 are kept.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
