@@ -1,10 +1,11 @@
 """The judge: an image-text model and attribute classifier of the closed world.
 
 It is trained on world pictures alone and never sees the prior or its encoder, so that it can measure
-both. A small residual network looks at 64x64 pictures; four linear heads name class, colour,
-pattern and view; a projection puts pictures and captions into one space, trained contrastively as in
-CLIP (Radford et al. 2021). A caption is the sum of its words' vectors: additive on purpose, so that a
-pair of class and colour that was held out of training still has a meaningful vector.
+both. A small residual network looks at 64x64 pictures (larger ones are averaged down to that); four
+linear heads name class, colour, pattern and view; a projection puts pictures and captions into one
+space, trained contrastively as in CLIP (Radford et al. 2021). A caption is the sum of its words'
+vectors: additive on purpose, so that a pair of class and colour that was held out of training still has
+a meaningful vector.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "pattern": PATTERNS,
     "view": VIEW_WORDS,
 }
+JUDGE_SIZE = 64  # pixels a side that the network sees
 DEFAULT_JUDGE = Path(__file__).with_name("judge")
 
 
@@ -65,7 +67,7 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """See the module's docstring. Pictures are ``[batch, 3, 64, 64]`` in [0, 1]."""
+    """See the module's docstring. Pictures are in [0, 1]."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), embedding_dim: int = 128) -> None:
         super().__init__()
@@ -84,7 +86,9 @@ class Judge(nn.Module):
         self.word_vectors = nn.Embedding(len(self.words), embedding_dim)
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
-    def forward(self, pictures: Float[Tensor, "batch 3 64 64"]) -> Judgement:
+    def forward(self, pictures: Float[Tensor, "batch 3 size size"]) -> Judgement:
+        if pictures.shape[-1] > JUDGE_SIZE:
+            pictures = F.adaptive_avg_pool2d(pictures, JUDGE_SIZE)
         x = self.blocks(self.stem(pictures * 2 - 1))
         features = F.adaptive_avg_pool2d(x, 2).flatten(1)
         return Judgement(

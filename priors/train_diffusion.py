@@ -96,8 +96,24 @@ def loss_weight(alphas_cumprod: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
 
 
 @torch.no_grad()
+def start_from_fewer_channels(unet: UNet2DConditionModel, earlier: UNet2DConditionModel) -> None:
+    """Give ``unet`` the weights of a network for the first latent channels alone.
+
+    At once it predicts for them what ``earlier`` does, and no noise for the others.
+    """
+    state, channels = unet.state_dict(), earlier.config.in_channels
+    for name, value in earlier.state_dict().items():
+        if name == "conv_in.weight":
+            state[name].zero_()[:, :channels] = value
+        elif name.startswith("conv_out."):
+            state[name].zero_()[:channels] = value
+        else:
+            state[name].copy_(value)
+
+
+@torch.no_grad()
 def encode_pictures(
-    autoencoder_folder: Path, pictures: UInt8[Tensor, "n 64 64 3"], cache: Path
+    autoencoder_folder: Path, pictures: UInt8[Tensor, "n height width 3"], cache: Path
 ) -> Float16[Tensor, "n channels 16 16"]:
     """Scaled latents of all pictures, kept in ``cache`` so that a resumed run need not encode again."""
     if cache.exists():
@@ -106,12 +122,28 @@ def encode_pictures(
             return latents
     autoencoder = AutoencoderKL.from_pretrained(autoencoder_folder)
     scale, encoded = autoencoder.config.scaling_factor, []
-    for batch in tqdm(pictures.split(200), desc="encoding the pictures"):
+    for batch in tqdm(pictures.split(50), desc="encoding the pictures"):
         with torch.autocast("cpu" if batch.device.type == "cpu" else "cuda", torch.bfloat16):
             mean = autoencoder.encode(to_unit_range(batch)).latent_dist.mode()
         encoded.append((mean.float() * scale).half())
     torch.save(torch.cat(encoded), cache)
     return torch.cat(encoded)
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    noisy: Float[Tensor, "batch channels 16 16"],
+    t: Int[Tensor, "batch"],
+    text: Float[Tensor, "batch tokens width"],
+) -> Float[Tensor, "batch channels 16 16"]:
+    """The predicted noise, by the network in bfloat16; gradients go to its fp32 weights.
+
+    On a CPU this is a fifth faster than autocast, which casts back and forth between the layers.
+    """
+    with torch.autocast(noisy.device.type, enabled=False):
+        weights = {name: value.bfloat16() for name, value in unet.named_parameters()}
+        inputs = (noisy.bfloat16(), t, text.bfloat16())
+        return torch.func.functional_call(unet, weights, inputs).sample.float()
 
 
 def draw_captions(labels: list[dict], index: Tensor, rng: np.random.Generator) -> list[str]:
@@ -137,7 +169,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("outputs/priors/world"))
     parser.add_argument("--autoencoder", type=Path, default=Path("outputs/priors/autoencoder"))
     parser.add_argument("--out", type=Path, default=Path("outputs/priors/diffusion"))
-    parser.add_argument("--pictures", type=int, default=36_000)
+    parser.add_argument("--pictures", type=int, default=16_000)
     parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=6e-4)
@@ -150,8 +182,6 @@ def main() -> None:
     with first_process_first():
         images, labels = render_dataset(args.data, args.pictures)
         pictures = torch.from_numpy(images)
-        # A mirrored picture keeps its caption: "side" covers both sides. Odd ones are seen mirrored only.
-        pictures[1::2] = pictures[1::2].flip(2)
         latents = encode_pictures(args.autoencoder, pictures, args.out / "latents.pt")
     del pictures, images
 
@@ -159,8 +189,9 @@ def main() -> None:
     tokenizer = build_tokenizer(vocabulary())
     module = nn.ModuleDict({"unet": build_unet(latents.shape[1]), "text_encoder": build_text_encoder(tokenizer)})
     if args.start_from is not None:
-        module["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(args.start_from / "unet").state_dict())
-        text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder")
+        earlier = UNet2DConditionModel.from_pretrained(args.start_from / "unet").float()
+        start_from_fewer_channels(module["unet"], earlier)
+        text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder").float()
         module["text_encoder"].load_state_dict(text_encoder.state_dict())
     module["unet"].set_attn_processor(AttnProcessor())  # torch's fused attention is slow backwards on a CPU
     use_matrix_products(module["unet"])
@@ -179,8 +210,10 @@ def main() -> None:
         alpha, sigma = alphas_cumprod[t].sqrt().view(-1, 1, 1, 1), (1 - alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1)
         noisy = alpha * latents[index].to(device).float() + sigma * noise
         text = module["text_encoder"](tokens).last_hidden_state
-        error = (module["unet"](noisy, t, text).sample.float() - noise).square().mean(dim=(1, 2, 3))
-        return (weights[t] * error).mean(), {"mse": error.mean().item()}
+        error = (predict(module["unet"], noisy, t, text) - noise).square().mean(dim=(1, 2, 3))
+        # Timesteps grow along the batch: the quarters of the batch are quarters of the noise levels.
+        levels = {f"mse{i + 1}/4": part.mean().item() for i, part in enumerate(error.detach().chunk(4))}
+        return (weights[t] * error).mean(), {"mse": error.mean().item(), **levels}
 
     config = FitConfig(args.steps, args.batch_size, args.lr, max_minutes=args.max_minutes)
     average = fit(module, loss_of, config, args.out / "training.pt", "diffusion")

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from priors.fitting import FitConfig, first_process_first, fit, join_processes
-from priors.judge_model import ATTRIBUTES, DEFAULT_JUDGE, Judge, save_judge
+from priors.judge_model import ATTRIBUTES, DEFAULT_JUDGE, JUDGE_SIZE, Judge, load_judge, save_judge
 from priors.train_diffusion import draw_captions
 from priors.world.dataset import THRESHOLDS, render_dataset
 
@@ -37,6 +37,11 @@ def augment(pictures: Float[Tensor, "batch 3 64 64"], generator: torch.Generator
     pictures = torch.where(blurred.view(-1, 1, 1, 1), soft, pictures)
     top, left = torch.randint(0, 7, (2,), generator=generator).tolist()
     return F.pad(pictures, (3, 3, 3, 3), mode="replicate")[..., top : top + 64, left : left + 64]
+
+
+def shrink(images: UInt8[Tensor, "n size size 3"]) -> UInt8[Tensor, "n 3 64 64"]:
+    """World pictures averaged down to what the judge sees, channels first."""
+    return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), JUDGE_SIZE).round().byte()
 
 
 def away_from_view_borders(
@@ -57,7 +62,7 @@ def away_from_view_borders(
 
 
 @torch.no_grad()
-def measure(judge: Judge, images: UInt8[np.ndarray, "n 64 64 3"], labels: list[dict]) -> dict[str, float]:
+def measure(judge: Judge, images: UInt8[np.ndarray, "n size size 3"], labels: list[dict]) -> dict[str, float]:
     """Accuracy of each head on world pictures; the view is counted away from its borders."""
     batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(250)
     found = [judge(batch.float() / 255) for batch in batches]
@@ -75,20 +80,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("outputs/priors/world"))
     parser.add_argument("--work", type=Path, default=Path("outputs/priors/judge"))
     parser.add_argument("--out", type=Path, default=DEFAULT_JUDGE)
-    parser.add_argument("--pictures", type=int, default=36_000)
+    parser.add_argument("--pictures", type=int, default=16_000)
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--data-seed", type=int, default=0)
+    parser.add_argument("--fresh-pictures", type=int, default=4_000, help="to measure it on, of each kind")
     parser.add_argument("--max-minutes", type=float, default=math.inf)
+    parser.add_argument("--start-from", type=Path, help="folder of a trained judge to go on from")
     args = parser.parse_args()
 
     with first_process_first():
         images, labels = render_dataset(args.data, args.pictures, seed=args.data_seed)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    pictures = torch.cat([shrink(batch) for batch in torch.from_numpy(images).split(500)])
+    del images
     truth = {name: torch.tensor([row[name] for row in labels]) for name in ATTRIBUTES}
     torch.manual_seed(1)
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge = Judge()
+    if args.start_from is not None:
+        judge.load_state_dict(load_judge(args.start_from).state_dict())
+    judge.to(memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = torch.randint(len(pictures), (args.batch_size,), generator=generator)
@@ -119,7 +130,7 @@ def main() -> None:
     judge = judge.eval().to(memory_format=torch.contiguous_format)
     facts = {}
     for kind, held_out in (("fresh", False), ("held out", True)):
-        for name, value in measure(judge, *render_dataset(args.data, 4000, 101, held_out)).items():
+        for name, value in measure(judge, *render_dataset(args.data, args.fresh_pictures, 101, held_out)).items():
             facts[f"{name} accuracy, {kind} pictures"] = round(value, 4)
             print(f"{kind:9s} {name:8s} {value:.4f}")
     save_judge(judge, args.out, facts)
