@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from guidance.checksums import verify_checksums
 from guidance.config import NfsdConfig
@@ -25,7 +26,7 @@ from renderers.cameras import turntable_cameras
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusionPipeline.from_pretrained(DEFAULT_PRIOR).to(torch.float32)
+    return StableDiffusionPipeline.from_pretrained(DEFAULT_PRIOR)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,28 @@ def test_it_is_a_plain_stable_diffusion_pipeline(pipeline):
     assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
     assert pipeline.scheduler.config.prediction_type == "epsilon"
     assert pipeline.scheduler.config.clip_sample is False
-    latents = pipeline.vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
+    latents = pipeline.vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mode()
     assert latents.shape[-2:] == (16, 16)
+
+
+def test_it_loads_in_one_type_and_works_without_arguments(pipeline):
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red mug", num_inference_steps=2, output_type="pt").images
+    assert picture.shape == (1, 3, 128, 128) and picture.isfinite().all()
+
+
+def test_the_text_encoder_has_the_stored_weights_all_of_them(pipeline):
+    stored = load_file(DEFAULT_PRIOR / "text_encoder" / "model.safetensors")
+    loaded = {name.removeprefix("text_model."): value for name, value in pipeline.text_encoder.state_dict().items()}
+    assert {name.removeprefix("text_model.") for name in stored} == loaded.keys()
+    for name, value in stored.items():
+        assert torch.equal(loaded[name.removeprefix("text_model.")], value)
+
+
+def test_no_configuration_names_a_folder():
+    for path in DEFAULT_PRIOR.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
 
 
 def test_autoencoder_reconstructs_fresh_pictures(pipeline, fresh):
@@ -72,7 +93,7 @@ def _object_color(picture):
 def test_the_yardstick_reads_world_pictures():
     instances = [sample_instance(77, i) for i in range(60)]
     plain = [i for i in instances if i.pattern == "plain"]
-    right = [_object_color(torch.from_numpy(i.picture()).permute(2, 0, 1) / 255) == i.color for i in plain]
+    right = [_object_color(torch.from_numpy(i.picture(64)).permute(2, 0, 1) / 255) == i.color for i in plain]
     assert np.mean(right) > 0.5  # twelve colours: chance is 0.08
 
 
@@ -89,7 +110,7 @@ def test_samples_have_the_colour_that_was_asked_for(pipeline):
 def test_the_judge_is_small_and_reads_fresh_pictures():
     assert sum(path.stat().st_size for path in DEFAULT_JUDGE.rglob("*") if path.is_file()) <= 12e6
     instances = [sample_instance(303, i) for i in range(250)]
-    images, labels = np.stack([each.picture() for each in instances]), [each.labels() for each in instances]
+    images, labels = np.stack([each.picture(64) for each in instances]), [each.labels() for each in instances]
     accuracy = measure(load_judge(), images, labels)
     # Its card's figures are of 4,000 pictures; 250 leave a standard error of more than a point.
     assert accuracy["class"] >= 0.95 and accuracy["color"] >= 0.95
@@ -106,8 +127,8 @@ def test_every_loss_pulls_with_it(loss):
         estimator = LoraEstimator(prior, EstimatorConfig(rank=8), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, config)
     prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
-    cameras = turntable_cameras(2, elevation_deg=15.0, distance=3.0, fovy_deg=40.0)
-    grey = prior.encode_images(torch.full((2, 3, 64, 64), 0.5))
+    cameras = turntable_cameras(2, elevation_deg=15.0, distance=2.9, fovy_deg=41.0)
+    grey = prior.encode_images(torch.full((2, 3, 128, 128), 0.5))
     output = guidance.scene_gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
     assert output.gradient.isfinite().all() and output.gradient.abs().mean() > 1e-3
     if estimator is not None:

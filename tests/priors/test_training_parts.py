@@ -1,23 +1,40 @@
 """What the bundled networks' training stands on: the loop, the tokenizer, checksums, weights, captions."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPTextModel
 
 from guidance.checksums import verify_checksums, write_checksums
-from priors.evaluate import all_requests
+from priors.assemble import make_portable
+from priors.evaluate import all_requests, diversity_requests, pairwise_distance
 from priors.fitting import FitConfig, average_gradients, fit, lr_ratio
-from priors.judge_model import ATTRIBUTES, Judge, load_judge, save_judge
+from priors.judge_model import ATTRIBUTES, JUDGE_SIZE, Judge, load_judge, save_judge
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
 from priors.train_autoencoder import augment as augment_autoencoder
-from priors.train_diffusion import build_scheduler, build_text_encoder, build_unet, loss_weight, tokenize
-from priors.train_judge import away_from_view_borders
+from priors.train_autoencoder import build_autoencoder, start_from_half_size
+from priors.train_diffusion import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    loss_weight,
+    predict,
+    start_from_fewer_channels,
+    tokenize,
+)
+from priors.train_judge import away_from_view_borders, shrink
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, sample_caption, vocabulary
 from priors.world.classes import CLASSES
 from renderers.cameras import VIEW_WORDS
+from tests.tiny_priors import save_tiny_stable_diffusion
 
 
 def _regression(tmp_path, steps, name, **overrides):
@@ -99,6 +116,93 @@ def test_augmentation_permutes_whole_channels_only():
         assert {tuple(row) for row in after.flatten(1).sort(-1).values.tolist()} == {
             tuple(row) for row in before.flatten(1).sort(-1).values.tolist()
         }
+
+
+def _half_size_autoencoder():
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+    return network.eval()
+
+
+@torch.no_grad()
+def test_an_autoencoder_of_half_the_size_gives_the_first_latents():
+    half, network = _half_size_autoencoder(), build_autoencoder().eval()
+    start_from_half_size(network, half)
+    small = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    large = small.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    expected, found = half.encode(small).latent_dist, network.encode(large).latent_dist
+    # No approximation where 2x2 pixels are equal, borders included.
+    torch.testing.assert_close(found.mean[:, :8], expected.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.logvar[:, :8], expected.logvar, atol=1e-4, rtol=1e-4)
+    assert found.mean[:, 8:].std() > 1e-3  # the new channels are not dead
+    decoded = network.decode(F.pad(expected.mean, (0, 0, 0, 0, 0, 4))).sample
+    assert decoded.shape == large.shape
+    difference = F.avg_pool2d(decoded, 2) - half.decode(expected.mean).sample
+    assert difference.square().mean() < 0.25 * half.decode(expected.mean).sample.var()
+
+
+@torch.no_grad()
+def test_a_network_of_fewer_channels_predicts_the_first_ones():
+    torch.manual_seed(0)
+    earlier, wider = build_unet(8).eval(), build_unet(12).eval()
+    start_from_fewer_channels(wider, earlier)
+    x, t, text = torch.randn(2, 12, 16, 16), torch.tensor([3, 700]), torch.randn(2, 5, 128)
+    expected, found = earlier(x[:, :8], t, text).sample, wider(x, t, text).sample
+    torch.testing.assert_close(found[:, :8], expected, atol=1e-5, rtol=1e-4)
+    assert found[:, 8:].abs().max() == 0
+    # In bfloat16, which holds 8 bits.
+    assert (predict(wider, x, t, text) - found).norm() < 0.03 * found.norm()
+
+
+def test_judge_sees_larger_pictures_averaged():
+    torch.manual_seed(0)
+    judge, images = Judge().eval(), torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8)
+    small = shrink(images)
+    assert small.shape == (2, 3, JUDGE_SIZE, JUDGE_SIZE) and small.dtype == torch.uint8
+    with torch.no_grad():
+        large = judge(images.permute(0, 3, 1, 2) / 255).features
+        torch.testing.assert_close(large, judge(small / 255).features, atol=0.02, rtol=0.02)
+
+
+def test_pairwise_distance_and_its_requests():
+    points = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]])
+    assert pairwise_distance(points) == pytest.approx((10 / 3 + 0) / 2)
+    with pytest.raises(ValueError, match="at least 2"):
+        pairwise_distance(points[:, :1])
+    requests = diversity_requests(3)
+    assert len(requests) == 3 * len(CLASSES) and len({r.prompt for r in requests}) == len(CLASSES)
+    assert requests[0] == requests[2] != requests[3]
+
+
+def test_a_saved_pipeline_names_no_folder_and_keeps_its_text_encoder(tmp_path):
+    folder = save_tiny_stable_diffusion(tmp_path / "tiny")
+    before = CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict()
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "_name_or_path": "somewhere/here"}))
+    for _ in range(2):  # the second time changes nothing
+        make_portable(folder)
+        saved = load_file(folder / "text_encoder" / "model.safetensors")
+        assert all(name.startswith("text_model.") and "text_model.text_model." not in name for name in saved)
+    assert json.loads((folder / "unet" / "config.json").read_text()) == config
+    for path in folder.rglob("*config.json"):
+        assert not {"_name_or_path", "is_local", "local_files_only"} & json.loads(path.read_text()).keys()
+    model, report = CLIPTextModel.from_pretrained(folder / "text_encoder", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    # The files that older versions of transformers read say the same as the one of newer versions.
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    assert json.loads((folder / "tokenizer" / "vocab.json").read_text()) == tokenizer["vocab"]
+    merges = (folder / "tokenizer" / "merges.txt").read_text().splitlines()[1:]
+    assert [line.split(" ") for line in merges] == [list(pair) for pair in tokenizer["merges"]]
 
 
 def test_judge_round_trip_and_damage(tmp_path):
