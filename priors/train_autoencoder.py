@@ -8,8 +8,11 @@ colour channels permuted now and then, so that the encoder also copes with the u
 a distillation run.
 
 ``--start-from`` names a pipeline folder whose autoencoder sees the same pictures at half the size. Its
-blocks become the inner blocks of the new one, and a further loss keeps the first latent channels near
-its latents of the picture at half the size. So a UNet that was trained on those latents can go on.
+blocks become the inner blocks of the new one, and a further loss keeps the latents near its latents of
+the picture at half the size. So a UNet that was trained on those latents can go on.
+
+``--decoder-only`` goes on from ``--out`` with the decoder alone: the latents stay, and so do networks
+that were trained on them.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from torch import Tensor
 from priors.fitting import FitConfig, first_process_first, fit, join_processes
 from priors.world.dataset import IMAGE_SIZE, render_dataset
 
-LATENT_CHANNELS = 12
+LATENT_CHANNELS = 8
 KL_WEIGHT = 1e-4  # per latent dimension, beside the mean squared error of pictures in [-1, 1]
 ALIGNMENT_WEIGHT = 0.02  # of the squared distance to the earlier autoencoder's latents
 
@@ -60,51 +63,35 @@ def build_autoencoder() -> AutoencoderKL:
 def start_from_half_size(network: AutoencoderKL, half: AutoencoderKL) -> None:
     """Give ``network`` the weights of an autoencoder of one level less, which sees pictures at half the size.
 
-    At once, the first latent channels of a picture are about those that ``half`` has for the picture averaged over
-    2x2 pixels, and the decoder shows about what ``half`` decodes, at twice the size. The further channels are new.
+    At once, the latents of a picture are about those that ``half`` has for the picture averaged over 2x2 pixels, and
+    the decoder shows about what ``half`` decodes, at twice the size.
     """
     state, old = network.state_dict(), half.state_dict()
-    channels, new_channels = half.config.latent_channels, network.config.latent_channels
-    # Rows of the encoder's last two convolutions: means of the shared channels, then their log variances.
-    shared = torch.tensor([*range(channels), *range(new_channels, new_channels + channels)])
     for name, value in old.items():
         if name.startswith("encoder.down_blocks."):
             level, rest = name.removeprefix("encoder.down_blocks.").split(".", 1)
             state[f"encoder.down_blocks.{int(level) + 1}.{rest}"].copy_(value)
-        elif name.startswith("encoder.conv_out."):
-            state[name][shared] = value
-        elif name.startswith(("quant_conv.", "post_quant_conv.")):
-            rows = shared if name.startswith("quant_conv.") else shared[:channels]
-            if name.endswith("weight"):
-                state[name].copy_(torch.eye(len(state[name]))[:, :, None, None])
-                state[name][rows[:, None], rows] = value
-            else:
-                state[name].zero_()
-                state[name][rows] = value
-        elif name == "decoder.conv_in.weight":
-            state[name].mul_(0.3)
-            state[name][:, :channels] = value
         elif not name.startswith("encoder.conv_in."):
-            state[name].copy_(value)  # the decoder and both middle blocks
-    state["encoder.conv_in.weight"][:12] = 0
-    state["encoder.conv_in.bias"][:12] = 0
-    first_down = state["encoder.down_blocks.0.downsamplers.0.conv.weight"]
-    first_down.zero_()
-    state["encoder.down_blocks.0.downsamplers.0.conv.bias"].copy_(old["encoder.conv_in.bias"])
+            state[name].copy_(value)
     # The new first convolution makes four shifted copies of the picture. The new downsampling reads pixels 2i to 2i + 2
     # from them and applies the old first convolution, whose taps are the averaged pixels i - 1, i, i + 1.
+    first, first_down = state["encoder.conv_in.weight"], state["encoder.down_blocks.0.downsamplers.0.conv.weight"]
+    state["encoder.conv_in.bias"].zero_()
+    state["encoder.down_blocks.0.downsamplers.0.conv.bias"].copy_(old["encoder.conv_in.bias"])
+    first[:12].zero_()
+    first_down.zero_()
     average, before = torch.tensor([0.0, 0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0])
     for copy in range(4):
         down, across = (before if copy // 2 else average), (before if copy % 2 else average)
         for color in range(3):
-            state["encoder.conv_in.weight"][3 * copy + color, color] = down[:, None] * across
+            first[3 * copy + color, color] = down[:, None] * across
     taps = old["encoder.conv_in.weight"]
     for i in range(3):
         for j in range(3):
             copy = 2 * (i == 0) + (j == 0)
             first_down[:, 3 * copy : 3 * copy + 3, 2 * (i == 2), 2 * (j == 2)] = taps[..., i, j]
-    last_up = state[f"decoder.up_blocks.{len(half.decoder.up_blocks) - 1}.upsamplers.0.conv.weight"]
-    torch.nn.init.dirac_(last_up)
+    # The new upsampling repeats pixels; the residual blocks behind it are switched off.
+    torch.nn.init.dirac_(state[f"decoder.up_blocks.{len(half.decoder.up_blocks) - 1}.upsamplers.0.conv.weight"])
     network.load_state_dict(state)
 
 
@@ -150,13 +137,19 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--max-minutes", type=float, default=math.inf)
     parser.add_argument("--start-from", type=Path, help="pipeline folder of a prior of pictures of half the size")
+    parser.add_argument("--decoder-only", action="store_true", help="go on from --out, latents unchanged")
     args = parser.parse_args()
 
     with first_process_first():
         pictures = torch.from_numpy(render_dataset(args.data, args.pictures)[0])
     torch.manual_seed(0)
-    model, half = build_autoencoder(), None
-    if args.start_from is not None:
+    model, half, checkpoint = build_autoencoder(), None, args.out / "training.pt"
+    if args.decoder_only:
+        model.load_state_dict(AutoencoderKL.from_pretrained(args.out).float().state_dict())
+        checkpoint = args.out / "training_decoder.pt"
+        for part in (model.encoder, model.quant_conv):
+            part.requires_grad_(False)
+    elif args.start_from is not None:
         half = AutoencoderKL.from_pretrained(args.start_from / "vae").float().eval().requires_grad_(False)
         start_from_half_size(model, half)
 
@@ -172,16 +165,16 @@ def main() -> None:
         loss, logs = error + KL_WEIGHT * kl, {"mse": error.item(), "kl": kl.item()}
         if half is not None:
             earlier = half.encode(F.avg_pool2d(x, 2)).latent_dist.mode().float()
-            distance = (mean[:, : earlier.shape[1]] - earlier).square().mean()
+            distance = (mean - earlier).square().mean()
             loss, logs = loss + ALIGNMENT_WEIGHT * distance, {**logs, "alignment": distance.item()}
         return loss, logs
 
     config = FitConfig(args.steps, args.batch_size, args.lr, ema_decay=0.995, max_minutes=args.max_minutes)
-    average = fit(model, loss_of, config, args.out / "training.pt", "autoencoder")
+    average = fit(model, loss_of, config, checkpoint, "autoencoder")
     if join_processes()[0] > 0:
         return
     fresh = torch.from_numpy(render_dataset(args.data, 1000, seed=1)[0])
-    average.register_to_config(scaling_factor=latent_scale(average, pictures[:2000]))
+    average.register_to_config(scaling_factor=latent_scale(average, pictures[:1000]))
     print(f"PSNR on 1,000 fresh pictures: {psnr(average, fresh):.2f} dB; scale {average.config.scaling_factor:.4f}")
     average.save_pretrained(args.out)
 
