@@ -11,6 +11,7 @@ between the features of two samples of one prompt, over that of two world pictur
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -30,8 +31,9 @@ from priors.train_autoencoder import psnr
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, held_out_pairs
 from priors.world.classes import CLASSES
-from priors.world.dataset import draw_instance, sample_instance
+from priors.world.dataset import VERSION, draw_instance, render_dataset
 from renderers.cameras import VIEW_WORDS
+from renderers.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,22 @@ def sample_pictures(
     return torch.cat(pictures)
 
 
-def world_pictures(requests: list[Request], seed: int) -> UInt8[np.ndarray, "n size size 3"]:
-    """A fresh world picture for each request."""
-    return np.stack(
-        [
-            draw_instance(
-                np.random.default_rng([seed, i]), request.class_name, request.color, request.pattern, request.view, None
-            ).picture()
-            for i, request in enumerate(tqdm(requests, desc="rendering the world"))
-        ]
-    )
+def world_pictures(requests: list[Request], seed: int, folder: Path) -> Float[Tensor, "n 3 size size"]:
+    """A fresh world picture for each request, in [0, 1]; kept in ``folder`` for the next evaluation."""
+    key = hashlib.sha256("\n".join(request.prompt for request in requests).encode()).hexdigest()[:12]
+    path = folder / f"v{VERSION}-seed{seed}-prompts-{key}.npy"
+    if not path.exists():
+        images = np.stack(
+            [
+                draw_instance(
+                    np.random.default_rng([seed, i]), r.class_name, r.color, r.pattern, r.view, None
+                ).picture()
+                for i, r in enumerate(tqdm(requests, desc="rendering the world"))
+            ]
+        )
+        with whole_file(path) as unfinished, open(unfinished, "wb") as stream:
+            np.save(stream, images)
+    return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.no_grad()
@@ -164,9 +172,9 @@ def contact_sheet(pictures: Float[Tensor, "n 3 h w"], columns: int, path: Path) 
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(path)
 
 
-def to_unit_pictures(images: UInt8[np.ndarray, "n size size 3"]) -> Float[Tensor, "n 3 size size"]:
-    """World pictures as the judge takes them, in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+def show_some(pictures: Float[Tensor, "n 3 h w"], path: Path) -> None:
+    """A contact sheet of 120 pictures, evenly out of all."""
+    contact_sheet(pictures[:: max(1, len(pictures) // 120)][:120], 12, path)
 
 
 def evaluate_scale(
@@ -179,8 +187,7 @@ def evaluate_scale(
 ) -> tuple[dict[str, float], Judgement]:
     """Agreement and diversity at one guidance scale, and what the judge sees in the samples of ``requests``."""
     pictures = sample_pictures(pipeline, [r.prompt for r in requests], args.steps, scale, args.seed)
-    shown = pictures[:: max(1, len(pictures) // 120)][:120]
-    contact_sheet(shown, 12, args.out / f"samples_scale{scale:g}.png")
+    show_some(pictures, args.out / f"samples_scale{scale:g}.png")
     judgement = judge_pictures(judge, pictures)
     table = agreement(judge, judgement, requests)
     samples = sample_pictures(pipeline, [r.prompt for r in repeated], args.steps, scale, args.seed + 1)
@@ -194,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, default=DEFAULT_PRIOR)
     parser.add_argument("--judge", type=Path, default=DEFAULT_JUDGE)
+    parser.add_argument("--data", type=Path, default=Path("outputs/priors/world"), help="where world pictures are kept")
     parser.add_argument("--out", type=Path, default=Path("outputs/priors/evaluation"))
     parser.add_argument("--every", type=int, default=1, help="use one prompt in this many")
     parser.add_argument("--steps", type=int, default=30)
@@ -205,11 +213,16 @@ def main() -> None:
     judge = load_judge(args.judge)
     pipeline = StableDiffusionPipeline.from_pretrained(args.prior).to(torch.float32)
     requests, repeated = all_requests()[:: args.every], diversity_requests(args.samples)
-    fresh = [judge_pictures(judge, to_unit_pictures(world_pictures(requests, seed))) for seed in (11, 12)]
-    world = judge_pictures(judge, to_unit_pictures(world_pictures(repeated, 13))).features
+    args.out.mkdir(parents=True, exist_ok=True)
+    fresh = [world_pictures(requests, seed, args.data) for seed in (11, 12)]
+    show_some(fresh[0], args.out / "world.png")
+    fresh = [judge_pictures(judge, pictures) for pictures in fresh]
+    pictures = world_pictures(repeated, 13, args.data)
+    contact_sheet(pictures, args.samples, args.out / "diversity_world.png")
+    world = judge_pictures(judge, pictures).features
     floor = frechet_distance(fresh[1].features, fresh[0].features)
     spread = pairwise_distance(world.unflatten(0, (-1, args.samples)))
-    pictures_1k = torch.from_numpy(np.stack([sample_instance(1, i).picture() for i in range(1000)]))
+    pictures_1k = torch.from_numpy(render_dataset(args.data, 1000, seed=1)[0])
     vae: AutoencoderKL = pipeline.vae
     tables = {
         "world": {
@@ -219,7 +232,6 @@ def main() -> None:
             "autoencoder PSNR on fresh pictures, dB": psnr(vae, pictures_1k),
         }
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     for scale in args.scales:
         table, judgement = evaluate_scale(pipeline, judge, requests, repeated, scale, args)
         table["diversity, share of the world's"] = table["pairwise distance of samples"] / spread

@@ -44,6 +44,7 @@ class FitConfig:
     ema_decay: float = 0.999
     seed: int = 0
     save_every: int = 250  # steps between two checkpoints
+    log_every: int = 50  # steps between two rows of the table of losses
     max_minutes: float = math.inf  # stop early (checkpointed), to go on in a later call
 
 
@@ -102,7 +103,8 @@ def fit(
     """Minimise ``loss_of``, which draws its own batch from the generator it is given.
 
     Returns the exponential moving average of ``module``. Goes on from ``checkpoint`` where there is
-    one, which an interruption never leaves broken.
+    one, which an interruption never leaves broken. Losses, smoothed over about 100 steps, go to a CSV
+    table beside the checkpoint.
     """
     rank, processes = join_processes()
     device = next(module.parameters()).device
@@ -118,6 +120,11 @@ def fit(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    else:
+        checkpoint.with_suffix(".csv").unlink(missing_ok=True)  # of a run whose checkpoint was deleted
+
+    rows: list[list[float]] = []  # of the table of losses, since the last checkpoint
+    table = checkpoint.with_suffix(".csv")
 
     def save(step: int) -> None:
         if rank > 0:
@@ -125,6 +132,11 @@ def fit(
         state = {"module": module.state_dict(), "average": average.state_dict()}
         with whole_file(checkpoint) as unfinished:
             torch.save({**state, "optimizer": optimizer.state_dict(), "step": step}, unfinished)
+        with open(table, "a", encoding="utf-8") as stream:
+            if stream.tell() == 0:
+                stream.write(",".join(["step", *smooth]) + "\n")
+            stream.writelines(",".join(f"{value:.6g}" for value in row) + "\n" for row in rows)
+        rows.clear()
 
     started, smooth = time.monotonic(), {}
     bar = tqdm(
@@ -149,6 +161,8 @@ def fit(
             torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
         for name, value in {"loss": loss.item(), **logs}.items():
             smooth[name] = value if step < first + 10 else 0.99 * smooth[name] + 0.01 * value
+        if (step + 1) % config.log_every == 0:
+            rows.append([step + 1, *smooth.values()])
         bar.set_postfix({name: f"{value:.4f}" for name, value in smooth.items()}, refresh=False)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save(step + 1)

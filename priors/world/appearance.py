@@ -84,7 +84,7 @@ def sample_appearance(class_name: str, color: str, pattern: str, rng: np.random.
 
 
 def render(
-    solid: Solid, appearance: Appearance, cameras: Cameras, size: int = 128, supersampling: int = 3
+    solid: Solid, appearance: Appearance, cameras: Cameras, size: int = 64, supersampling: int = 3
 ) -> Float[np.ndarray, "batch size size 3"]:
     """Pictures of a solid in sRGB, in [0, 1].
 

@@ -44,7 +44,7 @@ def _regression(tmp_path, steps, name, **overrides):
         x = torch.randn(32, 4, generator=generator)
         return (module(x).float() - x @ weights.T).square().mean(), {}
 
-    config = FitConfig(steps, 32, 0.1, warmup_steps=5, ema_decay=0.9, save_every=10, **overrides)
+    config = FitConfig(steps, 32, 0.1, warmup_steps=5, ema_decay=0.9, save_every=10, log_every=10, **overrides)
     average = fit(module, loss_of, config, tmp_path / name, "test")
     return module, average, weights
 
@@ -61,6 +61,9 @@ def test_fit_resumes_to_the_same_weights_bit_for_bit(tmp_path):
     _regression(tmp_path, 40, "parts.pt", max_minutes=0.0)  # stops after one step
     assert torch.load(tmp_path / "parts.pt")["step"] == 1
     resumed, resumed_average, _ = _regression(tmp_path, 40, "parts.pt")
+    for name in ("whole", "parts"):  # a row for every ten steps, whether interrupted or not
+        table = (tmp_path / f"{name}.csv").read_text().splitlines()
+        assert table[0] == "step,loss" and [row.split(",")[0] for row in table[1:]] == ["10", "20", "30", "40"]
     assert torch.equal(whole.weight, resumed.weight)
     assert torch.equal(whole_average.weight, resumed_average.weight)
 
