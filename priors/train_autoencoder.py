@@ -145,7 +145,7 @@ def main() -> None:
     torch.manual_seed(0)
     model, half, checkpoint = build_autoencoder(), None, args.out / "training.pt"
     if args.decoder_only:
-        model.load_state_dict(AutoencoderKL.from_pretrained(args.out).float().state_dict())
+        model = AutoencoderKL.from_pretrained(args.out).float()
         checkpoint = args.out / "training_decoder.pt"
         for part in (model.encoder, model.quant_conv):
             part.requires_grad_(False)
@@ -174,7 +174,8 @@ def main() -> None:
     if join_processes()[0] > 0:
         return
     fresh = torch.from_numpy(render_dataset(args.data, 1000, seed=1)[0])
-    average.register_to_config(scaling_factor=latent_scale(average, pictures[:1000]))
+    if not args.decoder_only:  # else the latents and their scale stay
+        average.register_to_config(scaling_factor=latent_scale(average, pictures[:1000]))
     print(f"PSNR on 1,000 fresh pictures: {psnr(average, fresh):.2f} dB; scale {average.config.scaling_factor:.4f}")
     average.save_pretrained(args.out)
 

@@ -1,7 +1,7 @@
 """Pictures of the closed world with captions and truths, deterministic from (seed, index).
 
 ``sample_instance(seed, index)`` draws one; ``render_dataset`` draws many in parallel into shards
-that later runs reuse. Nothing here is stored in the repository: generating is cheap (about 25 ms a
+that later runs reuse. Nothing here is stored in the repository: generating is cheap (about 54 ms a
 picture on one core of the machine that ``docs/experiments.md`` names).
 """
 
