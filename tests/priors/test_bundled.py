@@ -69,7 +69,7 @@ def test_no_configuration_names_a_folder():
 
 
 def test_autoencoder_reconstructs_fresh_pictures(pipeline, fresh):
-    assert psnr(pipeline.vae, fresh) > 30
+    assert psnr(pipeline.vae, fresh) > 29.5  # docs/priors.md has the mean of 1,000 pictures
 
 
 def test_latents_have_unit_deviation(pipeline, fresh):
