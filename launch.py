@@ -24,16 +24,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# None of these imports PyTorch, which takes seconds: help and the plainest mistakes don't wait for it.
+# None of these imports PyTorch, which takes seconds: help and mistakes in keys and values don't wait for it.
 from configs.errors import MISTAKES, ConfigError, describe, is_disk_error, is_user_mistake
-from configs.plans import Plan, has_finished_stages, how_to_resume, make_plans
+from configs.help import help_on, section_names
+from configs.sources import config_files, pipeline_files, split_overrides
+from runs.checkpoint_files import checkpoints, is_whole
+from runs.folder import discard_if_unused, stage_folders
+from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
+from runs.processes import is_first_process
+from systems.outputs import reports
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
 
 DESCRIPTION = """\
 Turn a prompt into a 3D object by Variational Score Distillation.
 
-  key=value   any field of configs/schema.py, such as prompt="a red mug" render.size=96 particles=4
+  key=value   any field of a run, such as prompt="a red mug" render.size=96 particles=4; --help SECTION lists those of
+              a section, --help all every one
   prior=...   mini (bundled, the default), sd15, sd21, sdxl, sd35, flux, a folder in diffusers' format, or a hub id
               (owner/name): the frozen text-to-image model, with the settings of configs/prior/<name>.yaml
   from=RUN    for the stages geometry and texture: the run to go on from, its folder or one of its checkpoints;
@@ -66,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     plan = None
     try:
-        options = parse_arguments(arguments)
-        plans = make_plans(options, arguments)
+        asked = parse_arguments(arguments)
+        if isinstance(asked, str):
+            return show(asked)
+        plans = make_plans(asked)
         if not plans:
             print("nothing is left to do: all stages are finished")
         for plan in plans:
@@ -96,19 +105,22 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"command line: {message}; --help shows what there is")
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options, and the ``key=value`` arguments as ``overrides``.
+def parse_arguments(arguments: Sequence[str]) -> Request | str:
+    """What is asked for; a help text where that is.
 
     Raises:
-        ConfigError: an unknown option, or options that exclude each other.
+        ConfigError: an unknown option or section, options that exclude each other, or no key=value.
     """
     parser = _Parser(
         prog="python launch.py",
-        description=DESCRIPTION,
+        description=DESCRIPTION + f"\nSections: {', '.join(section_names())}\n",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
+    help_help = "show this, or the fields of a section such as guidance, or of 'all', with types, defaults and units"
+    parser.add_argument("--help", "-h", nargs="?", const="", metavar="SECTION", help=help_help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to set, after all else")
     parser.add_argument("--config", type=Path, metavar="FILE", help="what to do, such as configs/vsd-nerf.yaml")
     mode_help = "train (the default); test: a turntable and figures of a checkpoint; export: its models (GLB and more)"
@@ -118,6 +130,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="PATH", help="what to test or export: a checkpoint or a run's folder")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
     options = parser.parse_intermixed_args(arguments)
+    if options.help is not None:
+        return help_on(options.help) if options.help else parser.format_help()
     if options.checkpoint and options.resume:
         raise ConfigError("command line: --checkpoint and --resume are both given; keep one")
     if options.checkpoint and options.mode == "train":
@@ -125,18 +139,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.mode != "train" and not (options.checkpoint or options.resume):
         raise ConfigError(f"--mode {options.mode}: needs --checkpoint PATH (a checkpoint or a run's folder)")
     if options.config is None and options.resume in (None, "last") and not options.checkpoint:
-        from configs.sources import config_files, pipeline_files
-
         known = ", ".join(f"configs/{path.name}" for path in [*pipeline_files(), *config_files()])
         raise ConfigError(f"--config: missing; give one of {known}, or your own file")
-    return options
+    overrides = split_overrides(options.overrides)
+    return Request(options.mode, options.config, overrides, options.resume, options.checkpoint, arguments)
+
+
+def show(text: str) -> int:
+    """Print a help text; a reader such as ``head`` may have enough of it before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+    return DONE
 
 
 def announce(plan: Plan) -> None:
     """Say what will be done, once for all processes, and by which settings; those that decide most come first."""
-    from configs.load import beyond_the_end
-    from configs.runs import checkpoints, is_first_process, is_whole
-
     if not is_first_process():
         return
 
@@ -145,7 +164,7 @@ def announce(plan: Plan) -> None:
         "config": f"{plan.origin}, on {config.trainer.accelerator}",
         "prompt": config.prompt,
         "prior": config.guidance.clip_model
-        if config.guidance.works_on_images
+        if config.guidance.reads == "images"
         else f"{config.prior.path}, precision {config.prior.precision}",
         "loss": f"{config.guidance.loss}, guidance scale {config.guidance.guidance_scale:g}",
         "length": f"{config.iterations} iterations for each of {config.particles} particle(s)",
@@ -175,15 +194,13 @@ def carry_out(plan: Plan) -> int:
     """Do what was planned; a collapse and an interruption after a whole iteration are results too."""
     import torch
 
-    from systems import from_checkpoint, reports, run
+    from runs import from_checkpoint, train
     from systems.collapse import CollapseError
 
     config = plan.config
-    if config.trainer.accelerator == "cpu" and config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
     try:
         if plan.mode == "train":
-            run.train(config, plan.folder, plan.checkpoint, plan.record)
+            train.train(config, plan.folder, plan.checkpoint, plan.record)
         else:
             # Beside the training's own results, so that those of another checkpoint don't replace them.
             folder = plan.folder / plan.mode / plan.checkpoint.stem
@@ -198,17 +215,13 @@ def carry_out(plan: Plan) -> int:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         return give_up(MISTAKE, f"error: {reason}\n{LESS_MEMORY}\n{how_to_resume(plan)}", plan)
-    except run.Interrupted:
+    except train.Interrupted:
         return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
     return report_training(plan) if plan.mode == "train" else DONE
 
 
 def report_training(plan: Plan) -> int:
     """Say what a finished run has left, once for all processes; a missing surface has a status of its own."""
-    from configs.pipeline import stage_folders
-    from configs.runs import is_first_process
-    from systems import reports
-
     if not is_first_process():  # Lightning ends all processes where one of these has a status other than 0
         return DONE
     summary = reports.read_summary(plan.folder)
@@ -230,8 +243,6 @@ def give_up(status: int, message: str, plan: Plan | None) -> int:
     if plan is not None and status == MISTAKE and has_finished_stages(plan):
         print(f"  the stages before are kept; {how_to_resume(plan)}", file=sys.stderr, flush=True)
     if plan is not None and plan.is_new:
-        from configs.runs import discard_if_unused
-
         discard_if_unused(plan.pipeline or plan.folder)
     return status
 

@@ -35,19 +35,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.load import load_config
 from configs.sources import CONFIG_FOLDER
 from guidance.building import build_guidance
-from guidance.config import GuidanceConfig
+from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.dry_run import META, fused_attention, run_step
-from guidance.estimator import EstimatorConfig
 from guidance.families.flow import flow_schedule
 from guidance.families.flux import FluxPrior
 from guidance.families.sd3 import StableDiffusion3Prior
 from guidance.families.sdxl import StableDiffusionXLPrior
 from guidance.families.stable_diffusion import StableDiffusionPrior
+from guidance.frozen_model import TextEmbeddings
 from guidance.memory import GB, estimate_memory
-from guidance.prior import DiffusionPrior, TextEmbeddings
+from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings
-from guidance.vsd import ScoreDistillation
-from renderers.cameras import ViewThresholds
+from guidance.score_distillation import ScoreDistillation
+from renderers.config import ViewThresholds
 
 TERA = 1e12
 DTYPE = torch.bfloat16
@@ -84,7 +84,7 @@ def stable_diffusion_2_1() -> DiffusionPrior:
             use_linear_projection=True,
         )
         autoencoder = _autoencoder(size=512, channels=4)
-    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), None, *FROM)
+    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), (None,), *FROM)
 
 
 def stable_diffusion_xl() -> DiffusionPrior:
@@ -104,7 +104,7 @@ def stable_diffusion_xl() -> DiffusionPrior:
             projection_class_embeddings_input_dim=2816,
         )
         autoencoder = _autoencoder(size=1024, channels=4)
-    return StableDiffusionXLPrior(unet.to(DTYPE), autoencoder, _noise(), (None, None), True, *FROM)
+    return StableDiffusionXLPrior(unet.to(DTYPE), autoencoder, _noise(), (None, None), *FROM)
 
 
 def stable_diffusion_3_5_medium() -> DiffusionPrior:
@@ -150,12 +150,8 @@ def steps_of(preset: str) -> Iterator[Step]:
     yield Step("SDS", sds.guidance, sds.estimator)
     for checkpointing in (False, True) if vsd.estimator.gradient_checkpointing else (False,):
         estimator = replace(vsd.estimator, gradient_checkpointing=checkpointing)
-        for name, fields in {
-            "shared pass": {"shared_pass": True},
-            "separate passes": {"one_batch": False},
-            "separate passes, scores in one batch": {"one_batch": True},
-        }.items():
-            yield Step(f"VSD, {name}", replace(vsd.guidance, **fields), estimator)
+        for name, shared in {"shared pass": True, "separate passes": False}.items():
+            yield Step(f"VSD, {name}", replace(vsd.guidance, shared_pass=shared), estimator)
 
 
 def guidance_of(prior: DiffusionPrior, step: Step) -> ScoreDistillation:
@@ -215,7 +211,7 @@ def main() -> None:
             flops, memory = count_flops(guidance, prompts), estimate_memory(guidance, prompts)
             sizes = (memory.weights, memory.estimator, memory.step, memory.total)
             row = " | ".join(f"{size / GB:.2f}" for size in sizes)
-            checkpointing = "yes" if step.guidance.needs_estimator and step.estimator.gradient_checkpointing else ""
+            checkpointing = "yes" if step.guidance.trains_estimator and step.estimator.gradient_checkpointing else ""
             name = f"{model.name} | {step.name} | {step.guidance.guidance_scale:g} | {checkpointing}"
             print(f"| {name} | {flops / TERA:.2f} | {row} |", flush=True)
 

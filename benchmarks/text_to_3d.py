@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from configs.fields import WHERE_IT_RUNS, flatten
+from benchmarks.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from configs.load import load_config, read_saved
-from configs.pipeline import load_stages, read_pipeline, stage_folders
-from configs.resuming import differences
-from configs.runs import CONFIG_FILE, checkpoints, slug
 from configs.sources import is_pipeline, split_overrides
-from evaluation.judged_runs import JudgedRun, attributes_of, diversity, judge_run
 from launch import COLLAPSED, DONE, NO_SURFACE
 from priors.evaluate import contact_sheet
 from priors.judge_model import Judge, load_judge
@@ -42,6 +39,11 @@ from priors.world.appearance import COLORS, render
 from priors.world.captions import compose, held_out_pairs
 from priors.world.classes import CLASSES
 from priors.world.dataset import draw_instance
+from runs.checkpoint_files import checkpoints
+from runs.folder import slug, stage_folders
+from runs.pipeline import load_stages, read_pipeline
+from runs.resume import differences
+from systems.layout import CONFIG_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WALL_SECONDS = "wall_seconds.json"
@@ -105,8 +107,7 @@ def check_settings(run: Path, config: Path, overrides: list[str]) -> None:
     for folder, each in zip(folders, wanted, strict=True):
         saved = read_saved(folder / CONFIG_FILE)
         # A stage's source is known when it begins; what is written doesn't change what is judged.
-        may_differ = ("source", *(key for key in flatten(each) if key.startswith("output.")), *WHERE_IT_RUNS)
-        lines = differences(saved, each, may_differ)
+        lines = differences(replace(saved, source=each.source, output=each.output), each, "anywhere")
         if lines:
             remedy = "choose another --folder, or give the same settings"
             raise SystemExit("\n".join([f"{folder} is of an earlier call with other settings:", *lines, remedy]))

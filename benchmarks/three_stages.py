@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.judged_runs import JudgedRun, attributes_of, judge_run
 from benchmarks.text_to_3d import (
     FIRST_STAGE,
     at_a_time,
@@ -35,19 +36,17 @@ from benchmarks.text_to_3d import (
     wall_seconds,
     world_features,
 )
+from benchmarks.world_shapes import ShapeScore, shape_score
 from configs.load import load_saved
-from configs.resuming import find_checkpoint
-from configs.runs import CONFIG_FILE
 from evaluation.bake_fidelity import BakeFidelity, bake_fidelity
 from evaluation.gltf_validator import GltfValidator
 from evaluation.image_metrics import frechet_distance, nearest_distance
-from evaluation.judged_runs import JudgedRun, attributes_of, judge_run
-from evaluation.shape_metrics import ShapeScore, shape_score
-from models.mesh import Mesh
+from models.mesh import Mesh, Surface
 from priors.evaluate import contact_sheet
 from priors.judge_model import load_judge
-from systems.from_checkpoint import load_scene
-from systems.scenes import Surface
+from runs.checkpoint_files import find_checkpoint
+from runs.from_checkpoint import load_scene
+from systems.layout import CONFIG_FILE
 
 STAGES = (FIRST_STAGE, "2-geometry", "3-texture")
 WORLD_INSTANCES = 24  # of each prompt, for the Frechet distance

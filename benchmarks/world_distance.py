@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.judged_runs import attributes_of, judge_run
 from benchmarks.text_to_3d import world_features
 from evaluation.image_metrics import nearest_distance
-from evaluation.judged_runs import attributes_of, judge_run
 from priors.judge_model import load_judge
 from priors.world.appearance import render
 from priors.world.dataset import draw_instance

@@ -21,7 +21,19 @@ import errno
 import traceback
 from collections.abc import Iterable
 
-PROJECT = ("configs", "evaluation", "guidance", "launch", "models", "priors", "renderers", "systems")
+PROJECT = (
+    "configs",
+    "evaluation",
+    "files",
+    "guidance",
+    "launch",
+    "models",
+    "priors",
+    "renderers",
+    "runs",
+    "settings",
+    "systems",
+)
 MISTAKES = (ValueError, OSError, ImportError)  # the types that a mistake may have
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LOOPS = ("lightning.pytorch.loops", "pytorch_lightning.loops")  # checkpoints are restored before these run

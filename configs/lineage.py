@@ -1,8 +1,8 @@
-"""What a stage takes over from the run that it goes on from.
+"""What a stage takes from the run that it goes on from.
 
-The prompt, the seed and the prior are the earlier run's unless a file or the command line states others. The number of
-particles and the world, that is the radius and the shape of what is taken over, are the earlier run's always:
-another value, in a file or on the command line, is a mistake.
+The policy ``inherit`` of each field of the schema decides: ``prompt``, ``seed`` and the prior are the earlier run's
+unless a file or the command line states others. ``particles``, the scene with its radius, and the surface are always
+the earlier run's: another value is an error.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.fields import WHERE_IT_RUNS, flatten
-from configs.schema import EARLIER_STAGE, RunConfig
+from configs.fields import flatten, nested, run_policies
+from configs.schema import STAGES, RunConfig, earlier_stages
 from configs.sources import CUSTOM_PRESET, PriorChoice, Source
-
-DEFAULTS = ("prompt", "seed", "prior.path")  # taken over unless stated
-# By stage: the sections whose every field is taken over, and the fields that must be the scene's radius.
-SECTIONS = {"geometry": ("scene.",), "texture": ("scene.", "surface.field.")}
-RADII = {"geometry": ("surface.field.radius",), "texture": ("surface.field.radius", "appearance.field.radius")}
+from settings.fields import Inherit
 
 
 @dataclass(frozen=True)
@@ -46,28 +42,31 @@ def inherited(stage: str, earlier: Earlier, keep_prior: bool) -> Source:
     """
     check_stage(stage, earlier.config.stage, earlier.checkpoint)
     values = flatten(earlier.config)
-    taken = {key: values[key] for key in DEFAULTS if keep_prior or not key.startswith("prior.")}
+    taken = {key: values[key] for key in inherited_keys(stage, "default") if keep_prior or not key.startswith("prior.")}
     taken |= fixed_values(stage, earlier.config) | {"source": str(earlier.checkpoint)}
-    return Source(str(earlier.checkpoint), _nested(taken))
+    return Source(str(earlier.checkpoint), nested(taken))
+
+
+def inherited_keys(stage: str, how: Inherit) -> list[str]:
+    """The fields that a stage inherits, by default or always."""
+    before = (None, *earlier_stages(stage))
+    return [key for key, policy in run_policies().items() if policy.inherit == how and policy.stage in before]
 
 
 def fixed_values(stage: str, earlier: RunConfig) -> dict[str, Any]:
     """What a stage and the run that it goes on from must have in common, by full key."""
     values = flatten(earlier)
-    taken_over = (key for key in values if key.startswith(SECTIONS[stage]) and key not in WHERE_IT_RUNS)
-    fixed = {key: values[key] for key in taken_over}
-    radii = dict.fromkeys(RADII[stage], earlier.scene.field.radius)
-    return {"particles": earlier.particles, **fixed, **radii}
+    return {key: values[key] for key in inherited_keys(stage, "always")}
 
 
 def check_stage(stage: str, earlier: str, place: Path) -> None:
     """Raise a ConfigError unless a stage goes on from runs of the earlier one."""
-    if stage not in EARLIER_STAGE:
+    if STAGES.get(stage) is None:
         raise ConfigError(f"source: the stage {stage!r} starts from nothing; leave out from={place}")
-    if earlier != EARLIER_STAGE[stage]:
+    if earlier != STAGES[stage]:
         raise ConfigError(
             f"source: {place} is of the stage {earlier!r}, but the stage {stage!r} goes on from a run of the stage "
-            f"{EARLIER_STAGE[stage]!r}; give one of those: from=RUN"
+            f"{STAGES[stage]!r}; give one of those: from=RUN"
         )
 
 
@@ -94,15 +93,3 @@ def check_values(stage: str, values: dict[str, Any], earlier: RunConfig, place: 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Values by full key, section in section."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, name = key.split(".")
-        section = tree
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    return tree

@@ -22,22 +22,22 @@ quotes, ``null`` or ``${...}``); every other value is read as YAML.
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import ConfigError
-from configs.fields import alternatives, field_types, kind_name, leaves, type_of
+from configs.fields import flatten, kind_name, leaves, nested, takes_null, takes_text, type_of
 from configs.lineage import Earlier, check_values, inherited
-from configs.schedules import value_at
+from configs.messages import explain, is_of_field
+from configs.retired import without_retired
 from configs.schema import RunConfig
 from configs.sources import (
     COMMAND_LINE,
@@ -52,6 +52,8 @@ from configs.sources import (
     read_config,
     read_yaml,
 )
+
+_RUN = TypeAdapter(RunConfig)
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,15 @@ def load_config(
     prior = earlier.prior if keeps_prior else choose_prior(DEFAULT_PRIOR if choice is None else choice)
     typed = read_overrides({key: text for key, text in overrides.items() if key != "prior"})
     asked = [file, typed] if stated is None else [file, stated, typed]
-    known = _merge(asked)  # what presets depend on, and so cannot set
-    case = Case(known.stage, known.guidance.loss, known.particles, find_device(known.trainer.accelerator))
+    check_fields(asked)  # first: a mistake in a key or a value is told before PyTorch is imported to find the device
+    known = flatten(RunConfig()) | _merge(asked)  # what presets depend on, and so cannot set
+    device = find_device(known["trainer.accelerator"])
+    case = Case(known["stage"], known["guidance.loss"], known["particles"], device)
     chosen = [*default_sources(case), *preset_sources(prior, case)]
     if earlier is not None:
         file.values.pop("source", None)  # as it was typed; what is taken over names the checkpoint itself
-        taken = inherited(known.stage, earlier, keeps_prior)
-        values = OmegaConf.to_container(_merge([taken, *asked]), resolve=True)
-        values = {key: value for key, value, _ in leaves(values, "")}
-        check_values(known.stage, values, earlier.config, earlier.checkpoint)
+        taken = inherited(case.stage, earlier, keeps_prior)
+        check_values(case.stage, _merge([taken, *asked]), earlier.config, earlier.checkpoint)
         chosen.append(taken)
     return LoadedConfig(_on_device(build([*chosen, *asked])), prior)
 
@@ -114,12 +116,12 @@ def from_plain(values: dict[str, Any], where: str) -> RunConfig:
     Raises:
         ConfigError: as ``load_config``.
     """
-    return build([Source(where, values)])
+    return build([Source(where, without_retired(values, where))])
 
 
 def read_saved(path: Path) -> RunConfig:
     """A run's own ``config.yaml`` as it stands, wherever the run was; raises as ``load_config``."""
-    return build([Source(str(path), read_yaml(path))])
+    return from_plain(read_yaml(path), str(path))
 
 
 def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunConfig]:
@@ -130,7 +132,7 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
     Raises:
         ConfigError: as ``load_config``.
     """
-    saved = Source(str(path), read_yaml(path))
+    saved = Source(str(path), without_retired(read_yaml(path), str(path)))
     changes = [read_overrides({key: text for key, text in overrides.items() if key != "prior"})]
     if "prior" in overrides:
         for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", 1, "")):
@@ -145,21 +147,28 @@ def find_device(accelerator: str) -> str:
     Raises:
         ConfigError: CUDA is asked for and isn't there.
     """
+    if accelerator == "cpu":
+        return "cpu"
+    import torch
+
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "trainer.accelerator: 'cuda' is asked for, but PyTorch sees no CUDA device here; "
             "use trainer.accelerator=cpu or auto"
         )
-    return "cuda" if accelerator in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _on_device(config: RunConfig) -> RunConfig:
     """Write down the device that was found: sizes and numbers of iterations were chosen for it."""
     device, count = find_device(config.trainer.accelerator), config.trainer.devices
-    if device == "cuda" and count > torch.cuda.device_count():
-        raise ConfigError(
-            f"trainer.devices: {count} is more than the {torch.cuda.device_count()} CUDA devices that PyTorch sees"
-        )
+    if device == "cuda" and count > 1:
+        import torch
+
+        if count > torch.cuda.device_count():
+            raise ConfigError(
+                f"trainer.devices: {count} is more than the {torch.cuda.device_count()} CUDA devices that PyTorch sees"
+            )
     if device == "cpu" and config.trainer.precision == "16-mixed":
         raise ConfigError(
             "trainer.precision: '16-mixed' has a loss scale on CUDA only, on a CPU Lightning takes bfloat16 instead; "
@@ -191,16 +200,16 @@ def read_overrides(overrides: dict[str, str]) -> Source:
 
 def _read_value(key: str, text: str) -> Any:
     kind = type_of(key, COMMAND_LINE)
-    if str in alternatives(kind):
+    if takes_text(kind):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ConfigError(f"{key}: {text!r} holds bytes that are not UTF-8; type it in UTF-8") from error
-        return None if text == "null" and NoneType in alternatives(kind) else text
+        return None if text == "null" and takes_null(kind) else text
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{key}: {text!r} in {COMMAND_LINE} is not {kind_name(kind)}") from error
+        raise ConfigError(f"{key}: {text!r} in {COMMAND_LINE}: must be {kind_name(kind)}") from error
 
 
 def build(sources: list[Source]) -> RunConfig:
@@ -209,49 +218,39 @@ def build(sources: list[Source]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, with its source.
     """
-    return _construct(RunConfig, OmegaConf.to_container(_merge(sources), resolve=True), "", sources)
+    try:
+        return _validated(sources)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(problem, sources) for problem in error.errors())) from error
+
+
+def check_fields(sources: list[Source]) -> None:
+    """Raise a ConfigError for an unknown key, or a value that its field never takes, whatever the others are."""
+    try:
+        _validated(sources)
+    except ValidationError as error:
+        problems = [problem for problem in error.errors() if is_of_field(problem)]
+        if problems:
+            raise ConfigError("\n".join(explain(problem, sources) for problem in problems)) from error
+
+
+def _validated(sources: list[Source]) -> RunConfig:
+    # By way of JSON, in whose strict mode a list may become a tuple and a mapping a section, but no text a number.
+    return _RUN.validate_json(json.dumps(nested(_merge(sources)), default=_not_plain), strict=True)
+
+
+def _not_plain(value: Any) -> None:
+    raise ConfigError(f"{value!r}: a configuration holds texts, numbers, true, false, null and lists of these")
+
+
+def _merge(sources: list[Source]) -> dict[str, Any]:
+    """What the sources set by full key; later ones win."""
+    return {key: value for source in sources for key, value in leaves(source.values, source.where)}
 
 
 def to_yaml(config: RunConfig) -> str:
     """YAML that ``read_yaml`` turns back into the same values."""
     return OmegaConf.to_yaml(OmegaConf.create(_literal(asdict(config))))
-
-
-def _merge(sources: list[Source]) -> DictConfig:
-    """The schema's defaults under all sources: typed, but not yet validated."""
-    merged = OmegaConf.structured(RunConfig)
-    _unfreeze(merged)
-    for source in sources:
-        for key, value, kind in leaves(source.values, source.where):
-            problem = _assign(merged, key, value, kind)
-            if problem:
-                raise ConfigError(f"{key}: {value!r} in {source.where} is {problem}")
-    return merged
-
-
-def _unfreeze(config: DictConfig) -> None:
-    """OmegaConf makes the fields of a frozen dataclass read-only, section by section."""
-    OmegaConf.set_readonly(config, False)
-    for value in config.values():
-        if isinstance(value, DictConfig):
-            _unfreeze(value)
-
-
-def _assign(merged: DictConfig, key: str, value: Any, kind: Any) -> str | None:
-    """Set one field, in OmegaConf's typing, tightened where that converts silently; return what is wrong."""
-    kinds = alternatives(kind)
-    if str in kinds and not isinstance(value, str) and not (value is None and NoneType in kinds):
-        return f"not {kind_name(kind)}; put it in quotes"  # YAML reads yes, 1e3 and 12:30 as other things
-    of_texts = get_origin(kind) is tuple and get_args(kind)[0] is str and isinstance(value, (list, tuple))
-    if of_texts and not all(isinstance(part, str) for part in value):
-        return f"not {kind_name(kind)}; put each in quotes"
-    if value == "???":
-        return "OmegaConf's mark for a missing value; write something else"
-    try:
-        OmegaConf.update(merged, key, _literal(value), merge=False)
-    except OmegaConfBaseException:
-        return f"not {kind_name(kind)}"
-    return None
 
 
 def _literal(value: Any) -> Any:
@@ -261,55 +260,3 @@ def _literal(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_literal(part) for part in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def _construct(section: type, values: dict[str, Any], prefix: str, sources: list[Source]) -> Any:
-    """A section's dataclass, inner sections first. (``OmegaConf.to_object`` hides which one failed.)"""
-    arguments = {}
-    for name, kind in field_types(section).items():
-        if is_dataclass(kind):
-            arguments[name] = _construct(kind, values[name], f"{prefix}{name}.", sources)
-        else:
-            arguments[name] = tuple(values[name]) if get_origin(kind) is tuple else values[name]
-            if not _is_finite(values[name]):
-                raise ConfigError(_locate(f"{name}: {values[name]} is not finite", section, prefix, sources))
-    try:
-        return section(**arguments)
-    except ValueError as error:
-        raise ConfigError(_locate(str(error), section, prefix, sources)) from error
-
-
-def _is_finite(value: Any) -> bool:
-    """No comparison finds a NaN out of range."""
-    if isinstance(value, (list, tuple)):
-        return all(_is_finite(part) for part in value)
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _locate(message: str, section: type, prefix: str, sources: list[Source]) -> str:
-    """A section's own error, with full keys and the places that set them."""
-    subject = re.split(r":|\bmust\b", message)[0]
-    names = [name for name in re.findall(r"\w+", subject) if name in field_types(section)]
-    if names and message.startswith(names[0]):
-        message = re.sub(rf"\b({'|'.join(names)})\b", rf"{prefix}\1", subject) + message[len(subject) :]
-    elif prefix:
-        message = f"{prefix[:-1]}: {message}"
-    keys, places = {f"{prefix}{name}" for name in names}, {}
-    for source in sources:
-        for key, _, _ in leaves(source.values, source.where):
-            if key in keys:
-                places[key] = source.where  # later sources win
-    return message + "".join(f"\n{key} is set in {where}" for key, where in places.items())
-
-
-def beyond_the_end(config: RunConfig) -> list[str]:
-    """Sentences: which schedules of noise levels would change only after the run's last iteration."""
-    found = []
-    for name, knots in vars(config.noise).items() if not config.guidance.works_on_images else ():
-        at, value = knots[-1]
-        if at >= config.iterations and value != value_at(knots, config.iterations - 1):
-            found.append(
-                f"noise.{name} comes to {value:g} at iteration {at:g}, beyond this run's {config.iterations}; for an "
-                f"earlier change: noise.{name}='[[iteration,value],...]'"
-            )
-    return found

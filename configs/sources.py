@@ -23,6 +23,8 @@ from configs.errors import ConfigError, allowed
 
 CONFIG_FOLDER = Path(__file__).parent
 PRESET_FOLDER = CONFIG_FOLDER / "prior"
+BASE_KEY = "base"  # of a preset: the file of BASE_FOLDER that it adds to
+BASE_FOLDER = "base"  # in PRESET_FOLDER
 DEFAULTS_FILE = CONFIG_FOLDER / "defaults.yaml"  # what goes with a stage and with a loss, whatever the prior
 CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
 DEFAULT_PRIOR = "mini"
@@ -169,7 +171,24 @@ def preset_sources(choice: PriorChoice, case: Case) -> list[Source]:
     """
     path = PRESET_FOLDER / f"{choice.preset}.yaml"
     model = {"preset": choice.preset} | ({} if choice.path is None else {"path": choice.path})
-    return [*_parts(path, "", read_yaml(path), case), Source(_short(path), {"prior": model})]
+    return [*_preset(path, case), Source(_short(path), {"prior": model})]
+
+
+def _preset(path: Path, case: Case, below: tuple[Path, ...] = ()) -> Iterator[Source]:
+    """The values of a preset for a case, after those of its base.
+
+    Args:
+        below: the presets that name this one as their base.
+    """
+    values = read_yaml(path)
+    base = values.pop(BASE_KEY, None)
+    if base is not None:
+        file = PRESET_FOLDER / BASE_FOLDER / f"{base}.yaml"
+        if not file.is_file() or file in below:
+            names = sorted(each.stem for each in file.parent.glob("*.yaml"))
+            raise ConfigError(f"{path}: {BASE_KEY}: {base!r} is no other base; {allowed(str(base), names)}")
+        yield from _preset(file, case, (*below, file))
+    yield from _parts(path, "", values, case)
 
 
 def _parts(path: Path, label: str, values: dict[str, Any], case: Case) -> Iterator[Source]:

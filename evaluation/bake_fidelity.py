@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from models.mesh import Surface
 from renderers.cameras import Cameras
 from renderers.mesh_renderer import MeshRenderer
 from renderers.textured_export import read_textured_glb, sample_texture
-from systems.scenes import Surface
 
 SIZE = 256  # pixels a side
 

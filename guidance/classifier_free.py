@@ -6,14 +6,15 @@ Scale 1 is the plain conditional prediction and 0 the unconditional one. Other t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from guidance.perp_neg import Avoided, perp_neg
-from guidance.prior import DiffusionPrior, TextEmbeddings
+from guidance.frozen_model import TextEmbeddings
+from guidance.perp_neg import perp_neg
+from guidance.prior import DiffusionPrior
 from guidance.schedule import Latents, Prediction
 
 
@@ -22,56 +23,31 @@ def classifier_free_guidance(unconditional: Latents, conditional: Latents, scale
     return unconditional + scale * (conditional - unconditional)
 
 
-@dataclass(frozen=True)
-class GuidedPrediction:
-    """The frozen network's predictions at one noise level."""
+def predict(
+    prior: DiffusionPrior, x_t: Latents, t: Int[Tensor, "batch"], texts: Mapping[str, TextEmbeddings]
+) -> dict[str, Prediction]:
+    """The frozen network's prediction for each text, by name, in one call of the network."""
+    count = len(texts)
+    text = TextEmbeddings.concatenate(list(texts.values()))
+    output = prior.output(prior.network, torch.cat([x_t] * count), torch.cat([t] * count), text)
+    return {name: prior.as_prediction(part, x_t, t) for name, part in zip(texts, output.chunk(count), strict=True)}
 
-    guided: Prediction
-    conditional: Prediction
-    unconditional: Prediction | None  # None where it was not needed
-    further: Prediction | None = None  # for a further text, where one was given
 
-
-def predict_guided(
-    prior: DiffusionPrior,
-    x_t: Latents,
-    t: Int[Tensor, "batch"],
-    conditional: TextEmbeddings,
-    unconditional: TextEmbeddings,
+def guide(
+    predictions: Mapping[str, Prediction],
     scale: float,
-    always_unconditional: bool = False,
-    avoided: Avoided | None = None,
-    further: TextEmbeddings | None = None,
-    network: nn.Module | None = None,
-) -> GuidedPrediction:
-    """All predictions in one call of the network; the unconditional one is left out where scale 1 needs none.
+    avoided: Mapping[str, Float[Tensor, "batch"]] | None = None,
+) -> Prediction:
+    """Classifier-free guidance of the predictions named "conditional" and "unconditional".
 
     Args:
-        avoided: texts to keep away from by Perp-Neg.
-        further: one more text, whose prediction guides nothing; its rows are the last.
-        network: instead of the prior's.
+        avoided: weights of predictions to keep away from by Perp-Neg, by name.
     """
-    needs_unconditional = scale != 1 or always_unconditional or avoided is not None
-    texts = {"unconditional": unconditional} if needs_unconditional else {}
-    texts["conditional"] = conditional
-    names, rows = [*texts], [*texts.values(), *(avoided.texts if avoided is not None else ())]
-    if further is not None:
-        rows.append(further)
-    output = prior.output(
-        prior.network if network is None else network,
-        torch.cat([x_t] * len(rows)),
-        torch.cat([t] * len(rows)),
-        TextEmbeddings.concatenate(rows),
-    )
-    parts = output.chunk(len(rows))
-    found = {name: prior.as_prediction(part, x_t, t) for name, part in zip(names, parts, strict=False)}
-    guided = found["conditional"]
-    if needs_unconditional:
-        u, c = found["unconditional"].output, found["conditional"].output
-        if avoided is None:
-            guided = guided.with_output(classifier_free_guidance(u, c, scale))
-        else:
-            kept_away = parts[len(names) : len(names) + len(avoided.texts)]
-            guided = guided.with_output(perp_neg(u, c, kept_away, avoided.weights, scale))
-    last = None if further is None else prior.as_prediction(parts[-1], x_t, t)
-    return GuidedPrediction(guided, found["conditional"], found.get("unconditional"), last)
+    conditional = predictions["conditional"]
+    if scale == 1 and not avoided:
+        return conditional
+    u, c = predictions["unconditional"].output, conditional.output
+    if not avoided:
+        return conditional.with_output(classifier_free_guidance(u, c, scale))
+    away = [(predictions[name].output, weight) for name, weight in avoided.items()]
+    return conditional.with_output(perp_neg(u, c, away, scale))

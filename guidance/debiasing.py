@@ -14,43 +14,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from renderers.cameras import VIEW_WORDS
+from guidance.config import DebiasingConfig
+from renderers.config import VIEW_WORDS
 
 SENTENCE = "This image is depicting a {mask} view of {prompt}"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DebiasingConfig:
-    """Which words a view's prompt goes without."""
-
-    model: str | None = None  # masked language model: folder or hub id, such as bert-base-uncased; None: lists alone
-    # Factor on its view's likelihood below which a word contradicts the view. In threestudio's terms, a share of the
-    # mean of the likelihoods with and without the word, it is 0.95.
-    threshold: float = 0.9
-    candidates: tuple[str, ...] = ()  # the words that the model judges; none: all of the prompt's
-    front: tuple[str, ...] = ()  # words that the prompt of this view goes without in any case
-    side: tuple[str, ...] = ()
-    back: tuple[str, ...] = ()
-    overhead: tuple[str, ...] = ()
-    bottom: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(
-                f"threshold: {self.threshold:g} must lie in (0, 1); 0.9 is usual, 0.5 drops only words that halve it"
-            )
-
-    def listed(self, view: str) -> tuple[str, ...]:
-        return tuple(getattr(self, view))
 
 
 class ViewLanguageModel:

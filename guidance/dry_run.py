@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidance.losses import as_loss
+from guidance.gradients import as_loss
 from guidance.prompts import PromptEmbeddings
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 from renderers.cameras import orbit_cameras
 
 META = torch.device("meta")
@@ -27,8 +27,8 @@ META = torch.device("meta")
 
 def on_meta(guidance: ScoreDistillation) -> ScoreDistillation:
     """A copy whose weights have shapes alone. Text encoders are released: they are no part of a step."""
-    guidance.prior.release_text_encoder()
-    modules = [guidance, guidance.prior.network, guidance.prior.frozen_autoencoder.module]
+    guidance.model.release_text_encoder()
+    modules = [guidance, guidance.model.network, guidance.model.frozen_autoencoder.module]
     if guidance.estimator is not None:
         modules.append(guidance.estimator.twin.module)
     tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
@@ -40,13 +40,13 @@ def run_step(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int 
 
     ``guidance`` and ``prompts`` are on the meta device.
     """
-    size = guidance.prior.image_size
+    size = guidance.image_size
     generator = torch.Generator().manual_seed(0)  # t and noise are drawn as always; their numbers end there
     angles = torch.zeros(views)
     cameras = orbit_cameras(angles, angles, torch.ones(views), torch.full((views,), 40.0))
     images = torch.empty(views, 3, size, size, device=META, requires_grad=True)
-    latents = guidance.prior.encode_images(images)
-    output = guidance.scene_gradient(latents, prompts, cameras, (0.02, 0.98), generator)
+    latents = guidance.encode(images)
+    output = guidance.gradient(latents, prompts, cameras, (0.02, 0.98), generator)
     as_loss(latents, output.gradient).backward()
     if guidance.estimator is not None:
         loss = output.estimator_loss

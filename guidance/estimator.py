@@ -7,13 +7,15 @@ Wang et al. 2023 (ProlificDreamer, arXiv 2305.16213, section 3 and Algorithm 1);
 very same weight tensors, and only that tree receives adapters and the camera. It costs no memory but
 the adapters', and the frozen score cannot be contaminated: there is no switch to forget, because the
 frozen tree never holds an adapter. (Switching adapters off on a shared network would also suspend
-their ``requires_grad``, and breaks under gradient checkpointing.) Where both scores share a call of the
-second tree, the rows are told which of the two they are, for that call alone (``on_last_rows``).
+their ``requires_grad``, and breaks under gradient checkpointing.)
 
 *Equal at the start.* LoRA's second matrix and the camera embedding's last layer begin at zero, and the
 output is read as what the pretrained network predicts, so eps_phi equals eps_pretrain to the last bit
 before the first update. Reading an eps network's output as v instead would start far from it. That
 training nevertheless minimises the error of v is a matter of weighting: ``losses.estimator_loss``.
+
+*To change it.* Which layers have adapters: ``NetworkTraits.lora_targets`` of the family (``guidance/families/``).
+How adapters and embedding begin: ``initialise``. What the estimator knows of the camera: ``CameraEmbedding``.
 
 Adapters and camera embedding are float32 whatever the frozen weights are, because Adam's steps of
 1e-4 vanish in half precision.
@@ -23,55 +25,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from guidance.config import EstimatorConfig
 from guidance.frozen import Unregistered
-from guidance.losses import ESTIMATOR_LOSSES
-from guidance.prior import DiffusionPrior, Latents, TextEmbeddings
-from guidance.schedule import Prediction
+from guidance.frozen_model import TextEmbeddings
+from guidance.prior import DiffusionPrior
+from guidance.schedule import Latents, Prediction
 
 ADAPTER = "default"  # peft's name for it
-
-
-@dataclass(frozen=True)
-class EstimatorConfig:
-    """Size and training of the LoRA estimator; its optimizer is configured elsewhere."""
-
-    rank: int = 4  # of the adapters
-    scale: float = 1.0  # factor on the adapters' output (peft's alpha / rank)
-    camera_dropout: float = 0.1  # probability that training hides the camera
-    loss: str = "velocity"  # "velocity" as in the paper, or "epsilon"
-    gradient_checkpointing: bool = False  # less memory, a second forward pass in training
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank: {self.rank} must be at least 1; the paper's code uses 4")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale: {self.scale:g} must be positive; 1 is the usual value")
-        if not 0 <= self.camera_dropout <= 1:
-            raise ValueError(f"camera_dropout: {self.camera_dropout:g} is no probability; use a number in [0, 1]")
-        if self.loss not in ESTIMATOR_LOSSES:
-            raise ValueError(f"loss: {self.loss!r} is unknown; use one of {', '.join(ESTIMATOR_LOSSES)}")
 
 
 class CameraEmbedding(nn.Module):
     """The flattened camera-to-world matrix, through a small MLP, to the width of the time embedding."""
 
-    def __init__(self, width: int, generator: torch.Generator) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(16, width)
         self.out = nn.Linear(width, width)
-        _draw_uniform(self.hidden.weight, generator)
-        for zero in (self.hidden.bias, self.out.weight, self.out.bias):
-            nn.init.zeros_(zero)
 
     def forward(self, c2w: Float[Tensor, "batch 4 4"]) -> Float[Tensor, "batch width"]:
         return self.out(nn.functional.silu(self.hidden(c2w.flatten(1))))
@@ -81,33 +58,21 @@ class LoraEstimator(nn.Module):
     """The trainable twin of a prior's network. Its parameters are the adapters and the camera embedding."""
 
     def __init__(self, prior: DiffusionPrior, config: EstimatorConfig, generator: torch.Generator) -> None:
-        from peft import LoraConfig  # here, because it takes seconds to import and every configuration names this file
-
         super().__init__()
         self.config = config
         self.traits = prior.traits
         network = twin_of(prior.network)
-        network.add_adapter(
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.scale * config.rank,
-                target_modules=list(prior.traits.lora_targets),
-            ),
-            ADAPTER,
-        )
+        adapters = attach_adapters(network, prior.traits.lora_targets, config.rank, config.scale)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        adapters = {name: parameter for name, parameter in network.named_parameters() if "lora_" in name}
-        for name, parameter in adapters.items():
-            parameter.data = parameter.data.float()
-            if "lora_A" in name:
-                _draw_uniform(parameter, generator)
         self.twin = Unregistered(network)
         # The same tensors once more, as all that this module owns. Dots would make submodules of them.
         self.lora = nn.ParameterDict(
             {name.replace(f".{ADAPTER}", "").replace(".", "/"): parameter for name, parameter in adapters.items()}
         )
-        self.camera_embedding = CameraEmbedding(prior.traits.condition_width, generator).to(prior.device)
+        self.camera_embedding = CameraEmbedding(prior.traits.condition_width)
+        initialise(adapters, self.camera_embedding, generator)
+        self.camera_embedding.to(prior.device)
 
     def predict(
         self,
@@ -126,28 +91,42 @@ class LoraEstimator(nn.Module):
         if keep_camera is not None:
             condition = condition * keep_camera.to(x_t.device)[:, None]
         network = self.twin.module
-        with added_to_last_rows(network.get_submodule(self.traits.condition_module), condition):
+        with added_to_output(network.get_submodule(self.traits.condition_module), condition):
             return prior.predict(x_t, t, text, network)
-
-    @contextmanager
-    def on_last_rows(self, c2w: Float[Tensor, "batch 4 4"]) -> Iterator[nn.Module]:
-        """Within the block, a network that is eps_phi for the last rows of its batch, one a camera, else eps_pretrain.
-
-        Rows of eps_pretrain meet neither adapters nor cameras: they are what the plain network says of this
-        batch, to the last bit. For scores, not for training: a backward pass would go through all rows.
-        """
-        network = self.twin.module
-        condition = self.camera_embedding(c2w.to(self.camera_embedding.out.weight))
-        with (
-            added_to_last_rows(network.get_submodule(self.traits.condition_module), condition),
-            adapted_last_rows(network, len(c2w)),
-        ):
-            yield network
 
     def draw_keep_camera(self, count: int, generator: torch.Generator) -> Bool[Tensor, "batch"]:
         """Which samples of a training batch see their camera."""
         draws = torch.rand(count, generator=generator, device=generator.device)
         return draws >= self.config.camera_dropout
+
+
+def attach_adapters(network: nn.Module, targets: tuple[str, ...], rank: int, scale: float) -> dict[str, nn.Parameter]:
+    """Add LoRA in float32 to the layers whose names peft matches with ``targets``; the new parameters by name.
+
+    An adapted layer returns W x + scale B A x. A has the names of peft's ``lora_A``, B those of ``lora_B``.
+    """
+    from peft import LoraConfig  # here, because it takes seconds to import and many callers train no estimator
+
+    network.add_adapter(LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=list(targets)), ADAPTER)
+    adapters = {name: parameter for name, parameter in network.named_parameters() if "lora_" in name}
+    for parameter in adapters.values():
+        parameter.data = parameter.data.float()
+    return adapters
+
+
+def initialise(adapters: Mapping[str, nn.Parameter], camera: CameraEmbedding, generator: torch.Generator) -> None:
+    """Draw every first layer as torch draws linear layers; every last layer is 0, so that the output begins unchanged.
+
+    The draws come from the generator: those of the adapters in the network's order, then the camera's.
+    """
+    for name, parameter in adapters.items():
+        if "lora_A" in name:
+            _draw_uniform(parameter, generator)
+        else:
+            nn.init.zeros_(parameter)
+    _draw_uniform(camera.hidden.weight, generator)
+    for zero in (camera.hidden.bias, camera.out.weight, camera.out.bias):
+        nn.init.zeros_(zero)
 
 
 def twin_of(network: nn.Module) -> nn.Module:
@@ -160,47 +139,13 @@ def twin_of(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def added_to_last_rows(module: nn.Module, addition: Float[Tensor, "batch width"]) -> Iterator[None]:
-    """Within the block, ``module`` returns its output plus ``addition``, which is for the last rows."""
-
-    def added(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
-        others = len(output) - len(addition)
-        return torch.cat([output[:others], output[others:] + addition.to(output.dtype)])
-
-    handle = module.register_forward_hook(added)
+def added_to_output(module: nn.Module, addition: Float[Tensor, "batch width"]) -> Iterator[None]:
+    """Within the block, ``module`` returns its output plus ``addition``."""
+    handle = module.register_forward_hook(lambda _module, _args, output: output + addition.to(output.dtype))
     try:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def adapted_last_rows(network: nn.Module, count: int) -> Iterator[None]:
-    """Within the block, the adapters work on the last ``count`` rows of a batch alone.
-
-    Not by peft's mixed batches, whose lists of rows make a GPU wait in every layer.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    others = 0  # rows before those, in the layer that runs
-
-    def cut(_lora_a: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        nonlocal others
-        others = len(args[0]) - count
-        return (args[0][others:],)
-
-    def padded(_lora_b: nn.Module, _args: tuple, output: Tensor) -> Tensor:
-        return F.pad(output, (0, 0) * (output.ndim - 1) + (others, 0))
-
-    handles = []
-    for layer in (module for module in network.modules() if isinstance(module, LoraLayer)):
-        handles.append(layer.lora_A[ADAPTER].register_forward_pre_hook(cut))
-        handles.append(layer.lora_B[ADAPTER].register_forward_hook(padded))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ judge of the bundled world (``priors/judge_model.py``), which knows that world's
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 
 import torch
@@ -18,15 +18,16 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from guidance.families.text import check_tokenizer, tokenize
 from guidance.frozen import Frozen
-from guidance.prior import Images, TextEmbeddings
+from guidance.frozen_model import FrozenModel, Images, TextEmbeddings
+from priors.judge_model import load_judge
 
 JUDGE_FILE = "judge.safetensors"
 JUDGE_SIZE = 64  # pixels a side
 WORKING_ID = "openai/clip-vit-base-patch32"
 
 
-class ImageTextModel(nn.Module, ABC):
-    """Unit vectors of pictures and texts, in float32. It has no parameters of its own in the eyes of torch."""
+class ImageTextModel(FrozenModel):
+    """Unit vectors of pictures and texts, in float32."""
 
     def __init__(self, model: nn.Module, image_size: int) -> None:
         super().__init__()
@@ -38,7 +39,6 @@ class ImageTextModel(nn.Module, ABC):
         return next(self.frozen.module.parameters()).device
 
     def describe(self) -> str:
-        """What it is, in a line."""
         return f"{type(self).__name__}, {self.image_size} px"
 
     def encode_images(self, images: Images) -> Float[Tensor, "batch dim"]:
@@ -66,7 +66,7 @@ class ImageTextModel(nn.Module, ABC):
         return self.encode_images(resized.clamp(0, 1)) @ self.encode_text([prompt]).tokens[0, 0]
 
     def release_text_encoder(self) -> None:
-        """Free what only texts need; ``encode_text`` is over."""
+        """Nothing to free here."""
 
     @abstractmethod
     def _image_features(self, images: Images) -> Float[Tensor, "batch dim"]: ...
@@ -134,8 +134,6 @@ class BundledJudge(ImageTextModel):
 
     def __init__(self, folder: Path | str, device: torch.device) -> None:
         """Load it; raises as ``priors.judge_model.load_judge``."""
-        from priors.judge_model import load_judge  # here, because only this loss needs the bundled world
-
         super().__init__(load_judge(folder).to(device), JUDGE_SIZE)
 
     def _image_features(self, images: Images) -> Float[Tensor, "batch dim"]:

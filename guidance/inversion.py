@@ -12,7 +12,6 @@ read at level 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,31 +19,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from guidance.config import InversionConfig
 from guidance.schedule import Latents, NoiseSchedule, Prediction
 
 Predict = Callable[[Latents, Int[Tensor, "batch"]], Prediction]
-
-
-@dataclass(frozen=True)
-class InversionConfig:
-    """How ISM and SDI get from clean latents to x_t."""
-
-    steps: int = 10  # network calls on the way to x_t; SDI's 10
-    interval: float | None = None  # length of the last step, of the schedule's [0, 1]; None: as long as the others
-    guidance_scale: float = 0.0  # on the way; 0 reads no text (ISM); SDI's paper reads it at -7.5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: {self.steps} must be at least 1; SDI's paper takes 10")
-        if self.interval is not None and not 0 < self.interval <= 1:
-            raise ValueError(
-                f"interval: {self.interval:g} is no part of the noise schedule; use a number in (0, 1], such as "
-                "ISM's 0.05, or null for steps of equal length"
-            )
-        if self.interval is not None and self.steps < 2:
-            raise ValueError(f"steps: {self.steps} leaves none before the interval; use at least 2, or interval=null")
-        if not math.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale: {self.guidance_scale:g} must be finite; 0 reads no text")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ that says what was found and what to do.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from guidance.checksums import verify_checksums
-from guidance.families.flux import FluxPrior
-from guidance.families.sd3 import StableDiffusion3Prior
-from guidance.families.sdxl import StableDiffusionXLPrior
-from guidance.families.stable_diffusion import StableDiffusionPrior
+from files.checksums import verify_checksums
+from guidance.families import flux, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
+from guidance.families.registry import FAMILIES
 from guidance.prior import DiffusionPrior
 
 INDEX_FILE = "model_index.json"
@@ -39,14 +36,6 @@ OPEN_IDS = (
 )
 GATED_IDS = ("stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev")
 WORKING_ID = OPEN_IDS[0]
-
-# Pipeline class in model_index.json -> family. A further family is one file and one line here.
-FAMILIES: dict[str, Callable[..., DiffusionPrior]] = {
-    "StableDiffusionPipeline": StableDiffusionPrior.load,
-    "StableDiffusionXLPipeline": StableDiffusionXLPrior.load,
-    "StableDiffusion3Pipeline": StableDiffusion3Prior.load,
-    "FluxPipeline": FluxPrior.load,
-}
 
 # Words in the names of pipelines that need more than a text.
 _OTHER_KINDS = {
@@ -76,30 +65,30 @@ def load_prior(
         FileNotFoundError: no such folder, id or component; a gated id; no network.
         ValueError: a model of another kind or family, or files that are not what their checksums say.
     """
-    source, index, load = _find(path_or_id)
+    source, index, family = _find(path_or_id)
     if isinstance(source, Path):
         verify_checksums(source)
-    return load(source, index, torch.device(device), dtype)
+    return family.load(source, index, torch.device(device), dtype)
 
 
 def outline_prior(path_or_id: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPrior:
     """The same prior as shapes alone, on the meta device; raises as `load_prior`."""
-    source, index, load = _find(path_or_id)
-    return load(source, index, torch.device("meta"), dtype)
+    source, index, family = _find(path_or_id)
+    return family.load(source, index, torch.device("meta"), dtype)
 
 
-def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], Callable[..., DiffusionPrior]]:
-    """Where the model lies, its index, and its family's way to load it."""
+def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], type[DiffusionPrior]]:
+    """Where the model lies, its index, and its family."""
     folder = Path(path_or_id).expanduser()
     source = folder if folder.is_dir() else path_or_id
     index = read_index(find_index(source))
-    family = index.get("_class_name")
-    if family not in FAMILIES:
+    pipeline = index.get("_class_name")
+    if pipeline not in FAMILIES:
         raise ValueError(
-            f"prior: {str(path_or_id)!r} is {_kind_of(str(family))} model ({family}); "
+            f"prior: {str(path_or_id)!r} is {_kind_of(str(pipeline))} model ({pipeline}); "
             f"supported text-to-image pipelines are {', '.join(sorted(FAMILIES))}; try {WORKING_ID!r}"
         )
-    return folder if folder.is_dir() else str(path_or_id), index, FAMILIES[family]
+    return folder if folder.is_dir() else str(path_or_id), index, FAMILIES[pipeline]
 
 
 def find_index(path_or_id: str | Path) -> Path:
@@ -153,6 +142,6 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _kind_of(family: str) -> str:
+def _kind_of(pipeline: str) -> str:
     """What sort of unsupported pipeline it is, as far as its name says."""
-    return next((kind for kind, words in _OTHER_KINDS.items() if any(w in family for w in words)), "an unsupported")
+    return next((kind for kind, words in _OTHER_KINDS.items() if any(w in pipeline for w in words)), "an unsupported")

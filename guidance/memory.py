@@ -33,15 +33,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from guidance.building import build_guidance
-from guidance.config import GuidanceConfig
-from guidance.debiasing import DebiasingConfig
+from guidance.config import DebiasingConfig, EstimatorConfig, GuidanceConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
-from guidance.estimator import EstimatorConfig
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 
 GB = 1e9
 ADAM_MOMENTS = 2
@@ -95,29 +92,34 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
-def estimate_run(
-    path_or_id: str | Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    prompt: str,
-    text: TextConfig,
-    config: GuidanceConfig,
-    estimator: EstimatorConfig,
-    views: int = 1,
-) -> MemoryEstimate:
-    """Of a run with a model whose weights needn't be here yet; raises as `load_prior`."""
+@dataclass(frozen=True)
+class PlannedRun:
+    """What the memory of a run depends on."""
+
+    path_or_id: str | Path  # of the frozen model; its weights needn't be here yet
+    device: torch.device
+    dtype: torch.dtype  # of the frozen weights
+    prompt: str
+    text: TextConfig
+    guidance: GuidanceConfig
+    estimator: EstimatorConfig
+    views: int = 1  # images a step
+
+
+def estimate_run(run: PlannedRun) -> MemoryEstimate:
+    """From the model's configuration alone; no weights are read. Raises as ``load_prior``."""
     with warnings.catch_warnings(action="ignore"):  # whatever is amiss is told when it is loaded
-        prior = outline_prior(path_or_id, dtype)
-        if device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
+        prior = outline_prior(run.path_or_id, run.dtype)
+        if run.device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
             prior.use_plain_attention()  # as on the device that the run will be on
         # Which words are left out makes no difference to shapes.
-        text = replace(text, debiasing=DebiasingConfig())
-        prompts = embed_prompt(prior, prompt, text, config.low_quality, release_text_encoder=False)
+        text = replace(run.text, debiasing=DebiasingConfig())
+        prompts = embed_prompt(prior, run.prompt, text, run.guidance.further_texts, release_text_encoder=False)
     encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
     text_encoders = size_of(tensor for encoder in encoders for tensor in encoder.parameters())
     with META:
-        guidance = build_guidance(prior, config, estimator, torch.Generator().manual_seed(0))
-    return replace(estimate_memory(guidance, prompts, views), text_encoders=text_encoders)
+        guidance = build_guidance(prior, run.guidance, run.estimator, torch.Generator().manual_seed(0))
+    return replace(estimate_memory(guidance, prompts, run.views), text_encoders=text_encoders)
 
 
 def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> MemoryEstimate:
@@ -131,7 +133,7 @@ def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, view
 
 
 def _frozen_tensors(guidance: ScoreDistillation) -> list[Tensor]:
-    modules = (guidance.prior.network, guidance.prior.frozen_autoencoder.module)
+    modules = (guidance.model.network, guidance.model.frozen_autoencoder.module)
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
@@ -147,6 +149,21 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def preflight(run: PlannedRun) -> str | None:
+    """A line on the memory that a run will need, before any of it is taken; raises as ``load_prior``.
+
+    None for losses of image-text models, which are small.
+    """
+    if run.guidance.reads == "images":
+        return None
+    try:
+        estimate = estimate_run(run)
+    except RuntimeError as error:  # an operation that meta tensors lack is no reason to stop
+        reason = " ".join(str(error).split())
+        return f"no estimate ({reason:.100})"
+    return preflight_line(estimate, device_memory(run.device))
+
+
 def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     """ "guidance needs about N GB, this device has M GB", and what to do where that is too little."""
     parts = (("weights", estimate.weights), ("estimator", estimate.estimator), ("a step", estimate.step))
@@ -159,6 +176,6 @@ def preflight_line(estimate: MemoryEstimate, available: int) -> str:
     elif estimate.total > available:
         line += (
             ": too little; lower render.views, set prior.precision to bf16, estimator.gradient_checkpointing to true "
-            "or guidance.shared_pass and guidance.one_batch to false, or take a smaller prior"
+            "or guidance.shared_pass to false, or take a smaller prior"
         )
     return line

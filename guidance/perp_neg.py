@@ -15,70 +15,53 @@ grows with the angle between the camera and view i: in proportion up to 90 degre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from guidance.prior import TextEmbeddings
+from guidance.config import PerpNegConfig
+from guidance.frozen_model import TextEmbeddings
 from guidance.prompts import PromptEmbeddings
 from guidance.schedule import Latents
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
-
-
-@dataclass(frozen=True)
-class PerpNegConfig:
-    """How strongly every other view is kept away from each view word; all 0: not at all, and at no cost."""
-
-    front: float = 0.0  # against a second face: about 1.6 (threestudio's at a side view, 2.0 from behind)
-    side: float = 0.0
-    back: float = 0.0
-    overhead: float = 0.0
-    bottom: float = 0.0
-
-    def __post_init__(self) -> None:
-        for word, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"{word}: {weight:g} must be 0 or more; 1 keeps other views clearly away from it")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The view words to keep away from."""
-        return tuple(word for word, weight in self.weights.items() if weight)
+from renderers.cameras import Cameras, view_index
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 @dataclass(frozen=True)
 class Avoided:
-    """Texts to keep away from, a row for each sample, and how strongly."""
+    """A text to keep away from, a row for each sample, and how strongly."""
 
-    texts: tuple[TextEmbeddings, ...]
-    weights: Float[Tensor, "texts batch"]
+    text: TextEmbeddings
+    weight: Float[Tensor, "batch"]
 
 
-def avoided_views(prompts: PromptEmbeddings, cameras: Cameras, config: PerpNegConfig) -> Avoided | None:
-    """The other views' prompts for each camera; None where the configuration avoids nothing."""
+def avoided_views(prompts: PromptEmbeddings, cameras: Cameras, config: PerpNegConfig) -> dict[str, Avoided]:
+    """The other views' prompts for each camera, by name; {} where the configuration avoids nothing."""
     if not config.words:
-        return None
-    rows = [VIEW_WORDS.index(word) for word in config.words]
-    texts = tuple(prompts.views[row : row + 1].expand(len(cameras)) for row in rows)
-    return Avoided(texts, view_weights(cameras, config, prompts.view_thresholds))
+        return {}
+    weights = view_weights(cameras, config, prompts.view_thresholds)
+    rows = {word: VIEW_WORDS.index(word) for word in config.words}
+    return {
+        f"avoid {word} view": Avoided(prompts.views[row : row + 1].expand(len(cameras)), weights[word])
+        for word, row in rows.items()
+    }
 
 
-def view_weights(cameras: Cameras, config: PerpNegConfig, thresholds: ViewThresholds) -> Float[Tensor, "words batch"]:
+def view_weights(
+    cameras: Cameras, config: PerpNegConfig, thresholds: ViewThresholds
+) -> dict[str, Float[Tensor, "batch"]]:
     """w_i of each of the configuration's words; 0 for a camera's own word."""
     own = view_index(cameras.azimuth_deg, cameras.elevation_deg, thresholds)
     x, y, z = torch.nn.functional.normalize(cameras.c2w[:, :3, 3].float(), dim=-1).unbind(-1)
     cosines = {"front": z, "side": x.abs(), "back": -z, "overhead": y, "bottom": -y}
-    rows = []
+    weights = {}
     for word in config.words:
         right_angles = torch.acos(cosines[word].clamp(-1, 1)) / (math.pi / 2)
-        rows.append(config.weights[word] * right_angles.clamp(max=1) * (own != VIEW_WORDS.index(word)))
-    return torch.stack(rows)
+        weights[word] = config.weights[word] * right_angles.clamp(max=1) * (own != VIEW_WORDS.index(word))
+    return weights
 
 
 def perpendicular(delta: Latents, main: Latents) -> Latents:
@@ -92,13 +75,12 @@ def perpendicular(delta: Latents, main: Latents) -> Latents:
 def perp_neg(
     unconditional: Latents,
     conditional: Latents,
-    avoided: tuple[Latents, ...],
-    weights: Float[Tensor, "texts batch"],
+    avoided: Sequence[tuple[Latents, Float[Tensor, "batch"]]],
     scale: float,
 ) -> Latents:
-    """Classifier-free guidance of the given scale, away from the avoided predictions."""
+    """Classifier-free guidance of the given scale, away from the avoided predictions, each with its weights."""
     main = conditional - unconditional
     direction = main
-    for prediction, weight in zip(avoided, weights.to(main), strict=True):
-        direction = direction - weight.view(-1, 1, 1, 1) * perpendicular(prediction - unconditional, main)
+    for prediction, weight in avoided:
+        direction = direction - weight.to(main).view(-1, 1, 1, 1) * perpendicular(prediction - unconditional, main)
     return unconditional + scale * direction

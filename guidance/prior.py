@@ -10,57 +10,21 @@ schedule arithmetic, w(t) and losses never meet half precision.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from guidance.frozen import Frozen
+from guidance.frozen_model import FrozenModel, Images, TextEmbeddings
 from guidance.schedule import Latents, NoiseSchedule, Prediction
 from guidance.vocabulary import warn_of_unknown_words
-
-Images = Float[Tensor, "batch 3 height width"]
-
-
-@dataclass(frozen=True)
-class TextEmbeddings:
-    """What the network reads of the text, one row a prompt."""
-
-    tokens: Float[Tensor, "batch tokens width"]
-    pooled: Float[Tensor, "batch pooled_width"] | None = None  # for families that condition on it
-    guidance: Float[Tensor, "batch"] | None = None  # scale that guidance-distilled networks read; 1: none
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def __getitem__(self, index: slice | Tensor) -> TextEmbeddings:
-        return self._map(lambda part: part[index])
-
-    def to(self, device: torch.device | str) -> TextEmbeddings:
-        return self._map(lambda part: part.to(device))
-
-    def expand(self, count: int) -> TextEmbeddings:
-        """One prompt for a batch of ``count``."""
-        assert len(self) == 1, len(self)
-        return self[torch.zeros(count, dtype=torch.int64, device=self.tokens.device)]
-
-    def with_guidance(self, scale: float) -> TextEmbeddings:
-        """The same texts at another embedded guidance scale; unchanged where the network reads none."""
-        return self if self.guidance is None else replace(self, guidance=torch.full_like(self.guidance, scale))
-
-    @staticmethod
-    def concatenate(parts: list[TextEmbeddings]) -> TextEmbeddings:
-        """The rows of all parts, which are of one model."""
-        columns = zip(*((part.tokens, part.pooled, part.guidance) for part in parts), strict=True)
-        return TextEmbeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> TextEmbeddings:
-        parts = (self.tokens, self.pooled, self.guidance)
-        return TextEmbeddings(*(None if part is None else change(part) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -77,12 +41,24 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-class DiffusionPrior(nn.Module, ABC):
-    """A frozen text-to-image model. It has no parameters of its own in the eyes of torch.
+class DiffusionPrior(FrozenModel):
+    """A frozen text-to-image model; each family of models is a subclass in ``guidance/families/``."""
 
-    Raises (``encode_text``):
-        ValueError: an empty list, or a prompt longer than the tokenizer takes.
-    """
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
+    ) -> DiffusionPrior:
+        """All parts except the text encoders, which are loaded when a prompt comes.
+
+        Args:
+            source: the model's folder, or its hub id.
+            index: its ``model_index.json``.
+
+        Raises:
+            FileNotFoundError: a part, or a file of one, is missing.
+            ValueError: a part of another family or task, or noise that the family isn't supported with.
+        """
 
     def __init__(
         self,
@@ -120,7 +96,6 @@ class DiffusionPrior(nn.Module, ABC):
         return next(self.network.parameters()).device
 
     def describe(self) -> str:
-        """What it is, in a line."""
         shape = "x".join(map(str, self.latent_shape))
         return (
             f"{type(self).__name__}, predicts {self.prediction_type}, {self.image_size} px, latents {shape}, "
@@ -128,7 +103,7 @@ class DiffusionPrior(nn.Module, ABC):
         )
 
     def encode_text(self, prompts: list[str]) -> TextEmbeddings:
-        """One embedding a prompt; "" is the unconditional one. Loads the text encoder if it was released."""
+        """As ``FrozenModel``. "" is the unconditional text. Loads the text encoder if it was released."""
         if not prompts:
             raise ValueError("prompts: the list is empty; pass at least one prompt")
         if self.vocabulary is not None:
@@ -138,10 +113,6 @@ class DiffusionPrior(nn.Module, ABC):
     @abstractmethod
     def _embed(self, prompts: list[str]) -> TextEmbeddings:
         """Tokenize and encode."""
-
-    @abstractmethod
-    def release_text_encoder(self) -> None:
-        """Free the text encoder's memory; ``encode_text`` loads it again when it is needed."""
 
     @abstractmethod
     def encode_images(self, images: Images) -> Latents:
@@ -173,7 +144,3 @@ class DiffusionPrior(nn.Module, ABC):
     def as_prediction(self, output: Latents, x_t: Latents, t: Int[Tensor, "batch"]) -> Prediction:
         """A raw output of this family's network, with what is needed to read it."""
         return Prediction(output, self.prediction_type, x_t, self.schedule.alpha(t), self.schedule.sigma(t))
-
-    def predict_noise(self, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
-        """eps_pretrain(x_t, t, y), whatever the network predicts."""
-        return self.predict(x_t, t, text).epsilon

@@ -7,15 +7,16 @@ wherever a paper writes "no text". Everything is encoded once, at the start; a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from guidance.debiasing import contradicting_words
-from guidance.image_text import ImageTextModel
-from guidance.prior import DiffusionPrior, TextEmbeddings
-from guidance.text_config import TextConfig
-from renderers.cameras import VIEW_WORDS, Cameras, ViewThresholds, view_index
+from guidance.config import TextConfig
+from guidance.debiasing import contradicting_words, without_words
+from guidance.frozen_model import FrozenModel, TextEmbeddings
+from renderers.cameras import Cameras, view_index
+from renderers.config import VIEW_WORDS, ViewThresholds
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PromptBatch:
     conditional: TextEmbeddings  # y^c, for the frozen score
     unconditional: TextEmbeddings  # the negative prompt, for classifier-free guidance
     plain: TextEmbeddings  # y, for the LoRA estimator
-    low_quality: TextEmbeddings | None  # a text of flaws, for NFSD
+    further: Mapping[str, TextEmbeddings]  # texts that the loss declares
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PromptEmbeddings:
     plain: TextEmbeddings  # one row
     negative: TextEmbeddings  # one row
     view_thresholds: ViewThresholds
-    low_quality: TextEmbeddings | None = None  # one row; only where a loss reads it
+    further: Mapping[str, TextEmbeddings] = field(default_factory=dict)  # texts that the loss declares, a row each
 
     def for_cameras(self, cameras: Cameras) -> PromptBatch:
         """Pick each camera's rows."""
@@ -46,20 +47,25 @@ class PromptEmbeddings:
             conditional=self.views[index.to(self.views.tokens.device)],
             unconditional=self.negative.expand(count),
             plain=self.plain.expand(count),
-            low_quality=None if self.low_quality is None else self.low_quality.expand(count),
+            further={name: text.expand(count) for name, text in self.further.items()},
         )
 
     def to(self, device: torch.device | str) -> PromptEmbeddings:
         parts = (part.to(device) for part in (self.views, self.plain, self.negative))
-        low_quality = None if self.low_quality is None else self.low_quality.to(device)
-        return PromptEmbeddings(*parts, self.view_thresholds, low_quality)
+        further = {name: text.to(device) for name, text in self.further.items()}
+        return PromptEmbeddings(*parts, self.view_thresholds, further)
+
+
+def view_prompt(config: TextConfig, prompt: str, view: str, dropped: tuple[str, ...] = ()) -> str:
+    """y^c for one view word, without the words that contradict it."""
+    return config.view_template.format(prompt=without_words(prompt.strip(), dropped), view=view)
 
 
 def embed_prompt(
-    prior: DiffusionPrior | ImageTextModel,
+    model: FrozenModel,
     prompt: str,
     text: TextConfig | None = None,
-    low_quality: str | None = None,
+    further: Mapping[str, str] | None = None,
     release_text_encoder: bool = True,
 ) -> PromptEmbeddings:
     """Encode all of a prompt's forms in one call, then free the text encoder unless it is kept on purpose.
@@ -68,7 +74,7 @@ def embed_prompt(
     estimator reads, has none.
 
     Args:
-        low_quality: a text of flaws, for losses that read one.
+        further: texts that the loss declares, by name (``GuidanceConfig.further_texts``).
 
     Raises:
         ValueError: an empty prompt, a form that the tokenizer cannot read or that is longer than it takes, or an
@@ -78,11 +84,12 @@ def embed_prompt(
     if not prompt:
         raise ValueError("prompt: '' is empty; say what to make, such as prompt=\"a red mug\"")
     dropped = contradicting_words(prompt, text.debiasing)
-    views = [text.view_prompt(prompt, word, dropped[word]) for word in VIEW_WORDS]
-    flaws = [] if low_quality is None else [low_quality.strip()]
-    embeddings = prior.encode_text([*views, prompt, text.negative.strip(), *flaws])
+    views = [view_prompt(text, prompt, word, dropped[word]) for word in VIEW_WORDS]
+    further = further or {}
+    own = [*views, prompt, text.negative.strip()]
+    embeddings = model.encode_text([*own, *(said.strip() for said in further.values())])
     if release_text_encoder:
-        prior.release_text_encoder()
+        model.release_text_encoder()
     if text.embedded_guidance is not None:
         if embeddings.guidance is None:
             raise ValueError(
@@ -90,7 +97,12 @@ def embed_prompt(
                 "set it to null and use guidance_scale"
             )
         embeddings = embeddings.with_guidance(text.embedded_guidance)
-    count = len(views)
-    plain = embeddings[count : count + 1].with_guidance(1.0)
-    negative, low_quality = embeddings[count + 1 : count + 2], embeddings[count + 2 :] if flaws else None
-    return PromptEmbeddings(embeddings[:count], plain, negative, text.view_thresholds, low_quality)
+    rows = [embeddings[index : index + 1] for index in range(len(views), len(embeddings))]
+    plain, negative, *others = rows
+    return PromptEmbeddings(
+        embeddings[: len(views)],
+        plain.with_guidance(1.0),
+        negative,
+        text.view_thresholds,
+        dict(zip(further, others, strict=True)),
+    )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v", "flow")
 
-Latents = Float[Tensor, "batch channels height width"]
+Latents = Float[Tensor, "batch channels latent_height latent_width"]
 Levels = Float[Tensor, "batch 1 1 1"]
 
 
@@ -115,11 +115,6 @@ def epsilon_from_x0(x_0: Latents, x_t: Latents, alpha: Levels, sigma: Levels) ->
     return (x_t - alpha * x_0) / sigma
 
 
-def v_from_epsilon(epsilon: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
-    """v = alpha eps - sigma x_0 = (eps - sigma x_t) / alpha, as alpha^2 + sigma^2 = 1."""
-    return (epsilon - sigma * x_t) / alpha
-
-
 def epsilon_from_v(v: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
     """eps = alpha v + sigma x_t."""
     return alpha * v + sigma * x_t
@@ -130,16 +125,6 @@ def x0_from_v(v: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents
     return alpha * x_t - sigma * v
 
 
-def v_from_x0(x_0: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
-    """v = (alpha x_t - x_0) / sigma."""
-    return (alpha * x_t - x_0) / sigma
-
-
-def flow_from_epsilon(epsilon: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
-    """u = eps - x_0 = (eps - x_t) / alpha, as alpha + sigma = 1."""
-    return (epsilon - x_t) / alpha
-
-
 def epsilon_from_flow(flow: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
     """eps = x_t + alpha u."""
     return x_t + alpha * flow
@@ -148,21 +133,6 @@ def epsilon_from_flow(flow: Latents, x_t: Latents, alpha: Levels, sigma: Levels)
 def x0_from_flow(flow: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
     """x_0 = x_t - sigma u."""
     return x_t - sigma * flow
-
-
-def flow_from_x0(x_0: Latents, x_t: Latents, alpha: Levels, sigma: Levels) -> Latents:
-    """u = (x_t - x_0) / sigma."""
-    return (x_t - x_0) / sigma
-
-
-def score_from_epsilon(epsilon: Latents, sigma: Levels) -> Latents:
-    """grad_x log p_t(x_t) = -eps / sigma (Song et al. 2021, arXiv 2011.13456)."""
-    return -epsilon / sigma
-
-
-def epsilon_from_score(score: Latents, sigma: Levels) -> Latents:
-    """eps = -sigma grad_x log p_t(x_t)."""
-    return -sigma * score
 
 
 @dataclass(frozen=True)

@@ -26,42 +26,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.config import HashGridConfig
+from models.numba_threads import match_torch_threads
+
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "numba", "tinycudann")
 INITIAL_RANGE = 1e-4  # half-width of the uniform initialisation
-
-
-@dataclass(frozen=True)
-class HashGridConfig:
-    """Shape of the grid; the defaults are ProlificDreamer's."""
-
-    levels: int = 16  # resolutions, spaced geometrically
-    features: int = 2  # features of an entry: 1, 2, 4 or 8
-    log2_hashmap_size: int = 19  # base-2 logarithm of the most entries a level may have
-    base_resolution: int = 16  # vertices along an axis of the coarsest level
-    finest_resolution: int = 2048  # the same of the finest level
-    backend: str = "auto"  # auto | torch | numba | tinycudann; auto takes the fastest for the device
-
-    def __post_init__(self) -> None:
-        if self.levels < 1:
-            raise ValueError(f"levels: {self.levels} is too few; use at least 1")
-        if self.features not in (1, 2, 4, 8):
-            raise ValueError(f"features: {self.features} is not one of 1, 2, 4, 8")
-        if not 3 <= self.log2_hashmap_size <= 28:
-            raise ValueError(f"log2_hashmap_size: {self.log2_hashmap_size} must lie in [3, 28]")
-        if not 2 <= self.base_resolution <= self.finest_resolution:
-            raise ValueError(
-                f"base_resolution and finest_resolution: need 2 <= base <= finest, "
-                f"not {self.base_resolution} and {self.finest_resolution}"
-            )
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
-
-    @property
-    def per_level_scale(self) -> float:
-        """Ratio of the resolutions of neighbouring levels."""
-        return (self.finest_resolution / self.base_resolution) ** (1 / max(self.levels - 1, 1))
 
 
 @dataclass(frozen=True)
@@ -112,7 +82,7 @@ def encode_reference(
         floor = position.detach().floor()
         fraction = position - floor
         cell = floor.long().clamp(0, resolution)
-        total = 0
+        total = torch.zeros((), device=positions.device)
         for corner in range(8):
             far = torch.tensor([corner & 1, corner >> 1 & 1, corner >> 2], device=positions.device)
             weight = torch.where(far.bool(), fraction, 1 - fraction).prod(-1, keepdim=True)
@@ -157,7 +127,6 @@ class _NumbaEncode(torch.autograd.Function):
 def _numba_kernels():
     """The kernel module, imported on first use because numba is slow to load, on torch's threads."""
     from models import hash_grid_kernels
-    from models.numba_threads import match_torch_threads
 
     match_torch_threads()
     return hash_grid_kernels
@@ -214,7 +183,7 @@ class HashGrid(nn.Module):
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend = self.config.backend
+        backend: str = self.config.backend
         if backend == "auto":
             wanted = {"cuda": "tinycudann", "cpu": "numba"}.get(device.type, "torch")
             backend = wanted if wanted == "torch" or importlib.util.find_spec(wanted) else "torch"
@@ -226,33 +195,16 @@ class HashGrid(nn.Module):
             logger.info("hash grid: backend %s on %s (configured: %s)", backend, device.type, self.config.backend)
         return backend
 
-    def forward(
-        self, positions: Float[Tensor, "n 3"], active_levels: float | None = None
-    ) -> Float[Tensor, "n channels"]:
-        """Features at positions in the unit cube.
-
-        Args:
-            active_levels: coarse-to-fine: levels from this number on are zeroed, the one that it
-                falls into is scaled by its fractional part. None keeps them all.
-        """
+    def forward(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n channels"]:
+        """Features at positions in the unit cube."""
         positions = positions.float()  # hashing needs float32 even under autocast
         backend = self.backend_on(positions.device)
         table = self.table.view(-1, self.config.features)
         if backend == "numba":
-            features = _NumbaEncode.apply(positions, table, self.layout)
-        elif backend == "tinycudann":
+            return _NumbaEncode.apply(positions, table, self.layout)
+        if backend == "tinycudann":
             with torch.cuda.device(positions.device):  # tinycudann allocates on the current one
                 if not self._tinycudann:
                     self._tinycudann.append(_tinycudann_encoding(self.config))
-            features = torch.func.functional_call(self._tinycudann[0], {"params": self.table}, (positions,)).float()
-        else:
-            features = encode_reference(positions, table, self.layout)
-        if active_levels is None:
-            return features
-        return features * level_mask(self.config, active_levels).to(features)
-
-
-def level_mask(config: HashGridConfig, active_levels: float) -> Float[Tensor, "channels"]:
-    """Weight of every channel when the first ``active_levels`` levels are on."""
-    levels = torch.arange(config.levels, dtype=torch.float32)
-    return (active_levels - levels).clamp(0, 1).repeat_interleave(config.features)
+            return torch.func.functional_call(self._tinycudann[0], {"params": self.table}, (positions,)).float()
+        return encode_reference(positions, table, self.layout)

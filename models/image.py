@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """How a picture begins."""
-
-    spread: float = 0.5  # standard deviation of the first logits: colours around mid-grey
-
-    def __post_init__(self) -> None:
-        if self.spread < 0:
-            raise ValueError(f"spread: {self.spread:g} must be 0 or more; 0 starts from plain grey")
+from models.config import ImageConfig
 
 
 class FourierImage(nn.Module):
@@ -27,6 +16,8 @@ class FourierImage(nn.Module):
     the picture with it; as a spectrum weighted by 1 / f, that of natural pictures, shapes come first (Olah et al.
     2017, Feature Visualization, https://distill.pub/2017/feature-visualization). The sigmoid keeps colours in [0, 1].
     """
+
+    falloff: Tensor
 
     def __init__(self, config: ImageConfig, size: int, generator: torch.Generator) -> None:
         super().__init__()

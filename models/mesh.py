@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from models.chunks import in_chunks
+from models.fields import in_chunks
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class TexturedMesh:
     normals: Float[Tensor, "vertices 3"]  # unit length, the same for the copies of a vertex
     uv: Float[Tensor, "vertices 2"]  # in [0, 1]; as in glTF, (0, 0) is the top left corner of the texture
     texture: UInt8[Tensor, "size size 3"]  # sRGB
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A particle as everything that leaves the program sees it: triangles, and the colour of their points."""
+
+    vertices: Float[Tensor, "vertices 3"]  # scene units, without graph
+    faces: Int[Tensor, "faces 3"]  # int64
+    color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]  # sRGB in [0, 1] at points of the surface
 
 
 @torch.no_grad()

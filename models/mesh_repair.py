@@ -11,7 +11,7 @@ from models.mesh_geometry import connected_parts
 
 BEND = 0.01  # how far the middles of parted edges move, as a share of the edge
 
-Mesh = tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]
+Mesh = tuple[Float[Tensor, "new_vertices 3"], Int[Tensor, "new_faces 3"]]
 
 
 def without_cavities(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> Mesh:
@@ -43,7 +43,7 @@ def split_pinches(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "fac
         return vertices, faces
     kept = _without_flaps(faces.cpu().numpy())
     places = vertices.detach().cpu().double().numpy()
-    for low, high in _pinched(kept):
+    for low, high in _pinched(kept).tolist():
         places, kept = _parted(places, kept, low, high)
     vertices = torch.cat([vertices, torch.from_numpy(places[len(vertices) :]).to(vertices)])
     return _used(vertices, torch.from_numpy(kept).to(faces))
@@ -90,7 +90,7 @@ def _parted(vertices: np.ndarray, faces: np.ndarray, low: int, high: int) -> tup
     for one in np.flatnonzero(rises):
         # A turn towards a rising face's outward normal increases the angle, so its solid lies where it decreases.
         wedge = {other: (angle[one] - angle[other]) % (2 * np.pi) for other in free}
-        other = min(wedge, key=wedge.get)
+        other = min(wedge, key=wedge.__getitem__)
         free.remove(other)
         inwards = angle[one] - wedge[other] / 2
         bend = BEND * length * (np.cos(inwards) * x + np.sin(inwards) * y)

@@ -7,55 +7,37 @@ is closed, whatever the optimiser does. Distances are in scene units, negative i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.config import SDFFieldConfig
 from models.mesh_geometry import remove_floaters
 from models.sdf_init import Density, initial_sdf, working_levels
-from models.tetrahedra import SAFE_OFFSET, TetrahedralLattice, bcc_lattice, marching_tetrahedra
-
-
-@dataclass(frozen=True)
-class SDFFieldConfig:
-    """The lattice and what counts as a part of the object."""
-
-    radius: float = 1.0  # half the side of the cube, scene units; that of the radiance field
-    cells: int = 48  # cubes of the lattice along an axis
-    max_offset: float = SAFE_OFFSET  # how far a vertex may move, as a share of the spacing; 0 fixes them
-    floater_share: float = 0.02  # parts with a surface smaller than this share of the largest part's are removed
-
-    def __post_init__(self) -> None:
-        if self.radius <= 0:
-            raise ValueError(f"radius: {self.radius:g} must be positive")
-        if self.cells < 2:
-            raise ValueError(f"cells: {self.cells} is too few; use at least 2")
-        if not 0 <= self.max_offset <= SAFE_OFFSET:
-            raise ValueError(
-                f"max_offset: {self.max_offset:g} must lie in [0, {SAFE_OFFSET}]: beyond it tetrahedra turn inside out"
-            )
-        if not 0 <= self.floater_share <= 1:
-            raise ValueError(f"floater_share: {self.floater_share:g} must lie in [0, 1]; 0 keeps every part")
+from models.tetrahedra import TetrahedralLattice, bcc_lattice, marching_tetrahedra
 
 
 class SDFField(nn.Module):
     """A deformable surface; a ball of half the radius until it is initialised from a density."""
 
-    def __init__(self, config: SDFFieldConfig, lattice: TetrahedralLattice | None = None) -> None:
-        """``lattice``: that of other surfaces of this configuration, to share; None makes a new one."""
+    def __init__(self, config: SDFFieldConfig, radius: float, lattice: TetrahedralLattice | None = None) -> None:
+        """Make a surface in the cube [-radius, radius]^3, scene units.
+
+        Args:
+            lattice: shared with other surfaces of this configuration and radius; None makes a new one.
+        """
         super().__init__()
         self.config = config
-        self.lattice = bcc_lattice(config.cells, config.radius) if lattice is None else lattice
-        self.sdf = nn.Parameter(torch.linalg.vector_norm(self.lattice.vertices, dim=-1) - config.radius / 2)
+        self.radius = radius
+        self.lattice = bcc_lattice(config.cells, radius) if lattice is None else lattice
+        self.sdf = nn.Parameter(torch.linalg.vector_norm(self.lattice.vertices, dim=-1) - radius / 2)
         self.offsets = nn.Parameter(torch.zeros_like(self.lattice.vertices))
 
     @staticmethod
-    def several(config: SDFFieldConfig, count: int) -> nn.ModuleList:
+    def several(config: SDFFieldConfig, radius: float, count: int) -> nn.ModuleList:
         """Surfaces on one lattice."""
-        lattice = bcc_lattice(config.cells, config.radius)
-        return nn.ModuleList(SDFField(config, lattice) for _ in range(count))
+        lattice = bcc_lattice(config.cells, radius)
+        return nn.ModuleList(SDFField(config, radius, lattice) for _ in range(count))
 
     def initialize(self, density: Density, level: float, *, bounds: str = "ball") -> None:
         """Start from the surface where a density crosses a level, in the lattice's cube.
@@ -72,7 +54,7 @@ class SDFField(nn.Module):
                     density,
                     self.lattice,
                     level,
-                    radius=self.config.radius,
+                    radius=self.radius,
                     bounds=bounds,
                     floater_share=self.config.floater_share,
                 )
@@ -81,7 +63,7 @@ class SDFField(nn.Module):
 
     def working_levels(self, density: Density, *, bounds: str = "ball") -> str:
         """Levels to start from, in words."""
-        return working_levels(density, self.lattice, radius=self.config.radius, bounds=bounds)
+        return working_levels(density, self.lattice, radius=self.radius, bounds=bounds)
 
     def deformed_vertices(self) -> Float[Tensor, "vertices 3"]:
         """The lattice's vertices with their offsets, of a length below the largest allowed, in scene units."""

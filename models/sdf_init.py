@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from models.chunks import in_chunks
+from models.fields import in_chunks
 from models.mesh_geometry import vertex_normals
 from models.tetrahedra import TETRAHEDRON_EDGES, TetrahedralLattice, crossed_edges, marching_tetrahedra
 

@@ -23,9 +23,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 TETRAHEDRON_EDGES = tuple(itertools.combinations(range(4), 2))
-# How far vertices may move, as a share of the spacing, until a tetrahedron could turn inside out: opposite
-# edges lie half a spacing apart, and both may move.
-SAFE_OFFSET = 0.25
 
 
 class TetrahedralLattice(nn.Module):

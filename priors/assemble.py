@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from guidance.checksums import write_checksums
+from files.checksums import write_checksums
 from priors.world.captions import vocabulary
 
 DEFAULT_PRIOR = Path(__file__).with_name("mini")

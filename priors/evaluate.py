@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.image_metrics import frechet_distance, r_precision
+from files.whole_files import whole_file
 from priors.assemble import DEFAULT_PRIOR
 from priors.judge_model import DEFAULT_JUDGE, Judge, Judgement, load_judge
 from priors.train_autoencoder import psnr
@@ -32,8 +33,7 @@ from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, held_out_pairs
 from priors.world.classes import CLASSES
 from priors.world.dataset import VERSION, draw_instance, render_dataset
-from renderers.cameras import VIEW_WORDS
-from renderers.whole_files import whole_file
+from renderers.config import VIEW_WORDS
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 
 
 @dataclass(frozen=True)

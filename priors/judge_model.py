@@ -20,11 +20,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from guidance.checksums import verify_checksums, write_checksums
+from files.checksums import verify_checksums, write_checksums
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import vocabulary
 from priors.world.classes import CLASSES
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "class": tuple(CLASSES),

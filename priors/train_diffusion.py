@@ -30,7 +30,7 @@ from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import sample_caption, vocabulary
 from priors.world.classes import CLASSES
 from priors.world.dataset import render_dataset
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 
 TEXT_WIDTH = 128
 MIN_SNR_GAMMA = 5.0

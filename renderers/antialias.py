@@ -23,7 +23,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.mesh_geometry import MeshEdges
-from renderers.rasterizer import NEAR, ScreenVertices
+from renderers.rasterizer import ScreenVertices
+from renderers.rasterizer_backends import NEAR, cross
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,19 @@ def silhouette_crossings(
     xy, depth = screen.xy[view], screen.depth[view]
     with torch.no_grad():
         a, b, c = xy[faces].unbind(1)
-        facing = _cross(b - a, c - a).sign()
+        facing = cross(b - a, c - a).sign()
         first, second = edges.faces.unbind(-1)
         turns = (second < 0) | (facing[first] != facing[second])
         in_front = (depth[edges.vertices] >= NEAR).all(-1)
         chosen = turns & in_front & (facing[first] != 0)
         side = facing[first[chosen]]
     start, end = edges.vertices[chosen].unbind(-1)
-    ends = (xy[start], xy[end], 1 / depth[start].detach(), 1 / depth[end].detach())
-    difference = (ends[1] - ends[0]).detach().abs()
+    a, b = xy[start], xy[end]
+    nearness = 1 / depth[start].detach(), 1 / depth[end].detach()
+    difference = (b - a).detach().abs()
     steep = difference[:, 1] >= difference[:, 0]
-    rows = _row_crossings(*ends, side, steep, height, width)
+    rows = _row_crossings(a, b, *nearness, side, steep, height, width)
     # Columns are the rows of the transposed image, in which left and right are exchanged.
-    a, b, *nearness = ends
     columns = _row_crossings(a.flip(-1), b.flip(-1), *nearness, -side, ~steep, width, height)
     inner, outer = (pixel % height * width + pixel // height for pixel in (columns.inner, columns.outer))
     return Crossings.join([rows, replace(columns, inner=inner, outer=outer)])
@@ -164,7 +165,3 @@ def _row_crossings(
         steep[edge],
     )
     return crossings.keep((left >= 0) & (left < width - 1))
-
-
-def _cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

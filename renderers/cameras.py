@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
+from renderers.config import VIEW_WORDS, CameraSampling, ViewThresholds
 
 
 @dataclass(frozen=True)
@@ -97,33 +97,6 @@ def camera_rays(
     return rays_o, rays_d
 
 
-@dataclass(frozen=True)
-class ViewThresholds:
-    """Where one view word ends and the next begins, in degrees.
-
-    ``front_deg`` is the half-width of "front" around azimuth 0 and ``back_deg`` that of "back"
-    around 180; what lies between is "side". Elevation decides before azimuth. The paper's code
-    uses 30 and 30, and -60 for "bottom"; quadrants (45, 45) tell the three apart as evenly as words can, and are what
-    the bundled prior was trained on.
-    """
-
-    front_deg: float = 45.0
-    back_deg: float = 45.0
-    overhead_deg: float = 60.0  # elevation above which a view is "overhead"
-    bottom_deg: float = -5.0  # elevation below which a view is "bottom"
-
-    def __post_init__(self) -> None:
-        if min(self.front_deg, self.back_deg) < 0 or self.front_deg + self.back_deg > 180:
-            raise ValueError(
-                f"front_deg and back_deg must be non-negative and at most 180 together, "
-                f"not {self.front_deg:g} and {self.back_deg:g}"
-            )
-        if not -90 <= self.bottom_deg < self.overhead_deg <= 90:
-            raise ValueError(
-                f"need -90 <= bottom_deg < overhead_deg <= 90, not {self.bottom_deg:g} and {self.overhead_deg:g}"
-            )
-
-
 def view_index(
     azimuth_deg: Float[Tensor, "batch"],
     elevation_deg: Float[Tensor, "batch"],
@@ -137,31 +110,6 @@ def view_index(
     index[elevation_deg > thresholds.overhead_deg] = VIEW_WORDS.index("overhead")
     index[elevation_deg < thresholds.bottom_deg] = VIEW_WORDS.index("bottom")
     return index
-
-
-@dataclass(frozen=True)
-class CameraSampling:
-    """The distribution that training cameras are drawn from; each range is uniform.
-
-    Defaults are threestudio's for ProlificDreamer; the paper's code also looks from above and below.
-    """
-
-    azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    elevation_deg: tuple[float, float] = (-10.0, 45.0)
-    distance: tuple[float, float] = (1.0, 1.5)  # scene units
-    fovy_deg: tuple[float, float] = (40.0, 70.0)
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            low, high = getattr(self, field.name)
-            if low > high:
-                raise ValueError(f"{field.name}: the range [{low:g}, {high:g}] is empty; write [low, high]")
-        if not -90 < self.elevation_deg[0] <= self.elevation_deg[1] < 90:
-            raise ValueError(f"elevation_deg: {list(self.elevation_deg)} must lie inside (-90, 90)")
-        if self.distance[0] <= 0:
-            raise ValueError(f"distance: {list(self.distance)} must be positive")
-        if not 0 < self.fovy_deg[0] <= self.fovy_deg[1] < 180:
-            raise ValueError(f"fovy_deg: {list(self.fovy_deg)} must lie inside (0, 180)")
 
 
 def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Generator) -> Cameras:

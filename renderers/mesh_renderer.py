@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from models.mesh_geometry import MeshEdges, mesh_edges, vertex_normals
 from renderers.antialias import antialias
 from renderers.cameras import Cameras
-from renderers.compositing import blend_background
-from renderers.output import RenderedMesh, RenderOutput
-from renderers.rasterizer import Fragments, Rasterizer, RasterizerConfig, ScreenVertices, project
+from renderers.config import MeshRendererConfig
+from renderers.output import BackgroundColors, RenderedMesh, RenderOutput, in_front_of
+from renderers.rasterizer import Fragments, Rasterizer, ScreenVertices, project
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,6 @@ def normal_colors(points: SurfacePoints) -> Float[Tensor, "n 3"]:
     return (points.normals + 1) / 2
 
 
-@dataclass(frozen=True)
-class MeshRendererConfig:
-    """How meshes are drawn."""
-
-    rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
-    antialias: bool = True  # off: hard silhouettes, without a gradient
-
-
 class MeshRenderer:
     """Renders meshes; holds no state."""
 
@@ -70,7 +62,7 @@ class MeshRenderer:
         cameras: Cameras,
         height: int,
         width: int,
-        background: Float[Tensor, "batch height width 3"] | Float[Tensor, "batch 3"],
+        background: BackgroundColors,
         edges: MeshEdges | None = None,
     ) -> RenderOutput:
         """Render a batch of views.
@@ -84,7 +76,6 @@ class MeshRenderer:
             ValueError: a background of another shape, or more than two faces at an edge.
         """
         shape = (len(cameras), height, width)
-        background = _as_images(background, shape)
         screen = project(vertices, cameras, height, width)
         fragments = self.rasterizer.fragments(screen, faces, height, width)
         points = SurfacePoints(
@@ -102,7 +93,7 @@ class MeshRenderer:
             images = antialias(images, depth, screen, faces, edges)
         rgb, opacity, distance, normal = images.split([3, 1, 1, 3], dim=-1)
         mesh = RenderedMesh(vertices, faces, edges) if torch.is_grad_enabled() else None
-        return RenderOutput(blend_background(rgb, opacity, background), opacity, distance, normal, None, None, mesh)
+        return RenderOutput(in_front_of(background, rgb, opacity), opacity, distance, normal, mesh=mesh)
 
 
 def _depth_image(
@@ -113,18 +104,6 @@ def _depth_image(
         corners = screen.depth[fragments.views[:, None], faces[fragments.faces]]
         depth = torch.full((math.prod(shape),), torch.inf, device=corners.device, dtype=corners.dtype)
         return depth.index_copy(0, fragments.pixels, (corners * fragments.barycentrics).sum(-1)).view(shape)
-
-
-def _as_images(background: Tensor, shape: tuple[int, int, int]) -> Float[Tensor, "batch #height #width 3"]:
-    """A background of either kind, in a shape that goes with the images."""
-    if background.shape == (shape[0], 3):
-        return background[:, None, None]
-    if background.shape != (*shape, 3):
-        raise ValueError(
-            f"background: shape {list(background.shape)} is neither {[shape[0], 3]} (one colour a view) "
-            f"nor {[*shape, 3]} (an image a view)"
-        )
-    return background
 
 
 def _scatter(

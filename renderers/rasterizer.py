@@ -26,27 +26,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from renderers.cameras import Cameras
+from renderers.config import RasterizerConfig
+from renderers.rasterizer_backends import NEAR, VISIBLE_FACES, opposite_areas
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "torch", "numba", "nvdiffrast", "kaolin")
 # The device of those that have only one; of several on a device the first is the fastest.
 HOMES = {"numba": "cpu", "nvdiffrast": "cuda", "kaolin": "cuda"}
-NEAR = 0.01  # scene units
-CANDIDATES_PER_CHUNK = 2**21  # pairs of a face and a pixel that the reference holds at once
-EMPTY = torch.iinfo(torch.int64).max
 SMALLEST_AREA = 1e-9  # pixels^2, below which a face counts as seen edge-on
-
-
-@dataclass(frozen=True)
-class RasterizerConfig:
-    """Which code rasterises."""
-
-    backend: str = "auto"  # auto | torch | numba | nvdiffrast | kaolin; auto takes the fastest for the device
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend: {self.backend!r} is not one of {', '.join(BACKENDS)}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ class Rasterizer:
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend = self.config.backend
+        backend: str = self.config.backend
         if backend == "auto":
             wanted = [name for name, home in HOMES.items() if home == device.type and _installed(name)]
             backend = next(iter(wanted), "torch")
@@ -136,7 +123,7 @@ class Rasterizer:
                 images.append(torch.full((height, width), -1, device=faces.device))
                 continue
             xy, depth = screen.xy[view], screen.depth[view]
-            found = _visible(backend, xy.float(), depth.float(), faces[kept], height, width)
+            found = VISIBLE_FACES[backend](xy.float(), depth.float(), faces[kept], height, width)
             images.append(torch.where(found >= 0, kept[found.clamp(min=0)], -1))
         return torch.stack(images)
 
@@ -165,80 +152,9 @@ def barycentrics(
 
     With screen-space coordinates s_i (ratios of areas), b_i = (s_i / depth_i) / sum_j (s_j / depth_j).
     """
-    areas = _opposite_areas(xy, points)
+    areas = opposite_areas(xy, points)
     total = areas.sum(-1, keepdim=True)
     edge_on = total.detach().abs() < SMALLEST_AREA
     # Without an area there are no coordinates: the middle stands for all of the face.
     shares = torch.where(edge_on, 1 / 3, areas / torch.where(edge_on, 1.0, total)) / depth
     return shares / shares.sum(-1, keepdim=True)
-
-
-def _opposite_areas(xy: Float[Tensor, "n 3 2"], points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
-    """Twice the signed area between a point and the side opposite each vertex."""
-    start, end = xy.roll(-1, dims=1), xy.roll(-2, dims=1)
-    return _cross(end - start, points[:, None] - start)
-
-
-def _cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-def _visible(
-    backend: str,
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
-    """The visible faces of one view, all in front of the camera."""
-    if backend == "torch":
-        return visible_faces_reference(xy, depth, faces, height, width)
-    from renderers import rasterizer_backends
-
-    return getattr(rasterizer_backends, f"visible_faces_{backend}")(xy, depth, faces, height, width)
-
-
-def visible_faces_reference(
-    xy: Float[Tensor, "vertices 2"],
-    depth: Float[Tensor, "vertices"],
-    faces: Int[Tensor, "faces 3"],
-    height: int,
-    width: int,
-) -> Int[Tensor, "height width"]:
-    """Visible face of every pixel of one view, in plain PyTorch: the oracle of the other backends.
-
-    Decided in float64, so that no pixel falls through between two faces; depths are compared in float32.
-    """
-    corners, nearness = xy.double()[faces], 1 / depth.double()[faces]
-    # Pixels whose centres lie in the bounding box: from `first` on, `counts` of them.
-    limit = torch.tensor([width, height], device=xy.device)
-    first = (corners.amin(1) - 0.5).ceil().clamp(min=0).minimum(limit).long()
-    last = (corners.amax(1) - 0.5).floor().clamp(min=-1).minimum(limit - 1).long()
-    extent = (last - first + 1).clamp(min=0)
-    counts = extent.prod(-1)
-    keys = torch.full((height * width,), EMPTY, device=xy.device)
-    for chunk in _chunks(counts):
-        face = chunk.repeat_interleave(counts[chunk])
-        place = torch.arange(len(face), device=xy.device)
-        place -= (torch.cumsum(counts[chunk], 0) - counts[chunk]).repeat_interleave(counts[chunk])
-        column = first[face, 0] + place % extent[face, 0]
-        row = first[face, 1] + place // extent[face, 0]
-        areas = _opposite_areas(corners[face], torch.stack([column, row], dim=-1) + 0.5)
-        total = areas.sum(-1)
-        inside = ((areas * total.sign()[:, None] >= 0).all(-1)) & (total != 0)
-        face, pixel, areas = face[inside], (row * width + column)[inside], areas[inside]
-        share = areas * nearness[face]
-        surface_depth = (areas.sum(-1) / share.sum(-1)).float()
-        # Positive floats are ordered as their bits are.
-        key = (surface_depth.view(torch.int32).long() << 32) | face
-        keys.scatter_reduce_(0, pixel, key, "amin")
-    return torch.where(keys == EMPTY, -1, keys & 0xFFFFFFFF).view(height, width)
-
-
-def _chunks(counts: Int[Tensor, "faces"]) -> list[Int[Tensor, "chunk"]]:
-    """Numbers of faces that cover pixels, in runs of about `CANDIDATES_PER_CHUNK` candidates."""
-    faces = counts.nonzero()[:, 0]
-    run = torch.cumsum(counts[faces], 0) // CANDIDATES_PER_CHUNK
-    _, lengths = torch.unique_consecutive(run, return_counts=True)
-    return list(faces.split(lengths.tolist()))

@@ -1,4 +1,4 @@
-"""CPU kernels of the rasteriser, compiled by numba; the formulas are `rasterizer.visible_faces_reference`'s.
+"""CPU kernels of the rasteriser, compiled by numba; the formulas are `rasterizer_backends.visible_faces_reference`'s.
 
 Arithmetic runs in float64, in the order of the reference, and depths are compared in float32, so that both
 find the same faces.

@@ -16,30 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.chunks import in_chunks
+from models.fields import in_chunks
 from models.mesh import TexturedMesh
 from models.mesh_geometry import vertex_normals
 from models.mesh_repair import split_pinches
+from renderers.config import BakingConfig
 from renderers.rasterizer import Rasterizer, ScreenVertices
 
 Color = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
-
-
-@dataclass(frozen=True)
-class BakingConfig:
-    """Size of what is exported."""
-
-    texture_size: int = 1024  # texels along a side
-    max_faces: int = 20_000  # surfaces with more are simplified to about this many; 0 keeps all
-    padding: int = 2  # texels between charts, at least
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.texture_size <= 16384:
-            raise ValueError(f"texture_size: {self.texture_size} must lie in [16, 16384]")
-        if self.max_faces != 0 and self.max_faces < 4:
-            raise ValueError(f"max_faces: {self.max_faces} is too few for a solid; use at least 4, or 0 to keep all")
-        if not 0 <= self.padding < self.texture_size // 2:
-            raise ValueError(f"padding: {self.padding} must lie in [0, texture_size / 2)")
 
 
 @torch.no_grad()

@@ -1,13 +1,12 @@
-"""Export of textured meshes: GLB, OBJ with MTL and PNG, PLY; and reading a GLB back.
+"""Textured meshes as the bytes of files: GLB, OBJ with MTL and PNG, PLY; and reading a GLB back.
 
 All files have the axes of our world, y up and front towards +z, which are glTF's. Lengths are in metres:
-a scene unit becomes ``meters_per_unit`` of them. Every file appears under its name when it is complete.
+a scene unit becomes ``meters_per_unit`` of them.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.mesh import Mesh, TexturedMesh
-from renderers.whole_files import whole_file
 
 MATERIAL = "surface"
 
 
-def write_textured_glb(path: str | os.PathLike[str], mesh: TexturedMesh, meters_per_unit: float = 1.0) -> None:
-    """Write binary glTF 2.0 with a matte PBR material, its base-colour texture, and normals."""
-    _write(path, textured_glb(mesh, meters_per_unit))
-
-
 def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
-    """The bytes of the GLB."""
+    """Binary glTF 2.0 with a matte PBR material, its base-colour texture, and normals."""
     import trimesh
     from PIL import Image
     from trimesh.visual.material import PBRMaterial
@@ -49,23 +42,25 @@ def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
         visual=TextureVisuals(uv=uv.numpy(), material=material),
         process=False,  # merging vertices would separate normals and coordinates from them
     )
-    return trimesh.Scene({"object": shape}).export(file_type="glb", include_normals=True)
+    scene = trimesh.Scene({"object": shape})  # type: ignore[arg-type]  # dictionaries are invariant
+    return bytes(scene.export(file_type="glb", include_normals=True))
 
 
-def write_obj(path: str | os.PathLike[str], mesh: TexturedMesh, meters_per_unit: float = 1.0) -> None:
-    """Write PATH.obj with its material PATH.mtl and texture PATH.png beside it, the OBJ last."""
+def textured_obj(stem: str, mesh: TexturedMesh, meters_per_unit: float = 1.0) -> dict[str, bytes]:
+    """The files of an OBJ by name: texture STEM.png, material STEM.mtl and STEM.obj, which names the other two.
+
+    Raises:
+        ValueError: a stem with spaces, which names in an OBJ cannot have.
+    """
     from PIL import Image
 
-    path = Path(path)
-    if path.suffix != ".obj" or " " in path.stem:
-        raise ValueError(f"path: {path.name!r} must end in .obj and hold no spaces, which OBJ's names can't have")
+    if " " in stem:
+        raise ValueError(f"stem: {stem!r} must hold no spaces, which OBJ's names can't have; use '-' instead")
     picture = io.BytesIO()
     Image.fromarray(mesh.texture.numpy()).save(picture, format="png")
-    _write(path.with_suffix(".png"), picture.getvalue())
-    material = f"newmtl {MATERIAL}\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {path.stem}.png\n"
-    _write(path.with_suffix(".mtl"), material.encode())
+    material = f"newmtl {MATERIAL}\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {stem}.png\n"
     text = io.StringIO()
-    text.write(f"mtllib {path.stem}.mtl\n")
+    text.write(f"mtllib {stem}.mtl\n")
     np.savetxt(text, (mesh.vertices * _checked(meters_per_unit)).numpy(), fmt="v %.7g %.7g %.7g")
     # OBJ's texture coordinates start at the bottom.
     np.savetxt(text, torch.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], dim=-1).numpy(), fmt="vt %.7g %.7g")
@@ -73,21 +68,25 @@ def write_obj(path: str | os.PathLike[str], mesh: TexturedMesh, meters_per_unit:
     text.write(f"usemtl {MATERIAL}\n")
     corners = (mesh.faces + 1).numpy().repeat(3, axis=1)  # one number for place, coordinates and normal
     np.savetxt(text, corners, fmt="f " + " ".join(["%d/%d/%d"] * 3))
-    _write(path, text.getvalue().encode())
+    return {
+        f"{stem}.png": picture.getvalue(),
+        f"{stem}.mtl": material.encode(),
+        f"{stem}.obj": text.getvalue().encode(),
+    }
 
 
-def write_ply(path: str | os.PathLike[str], mesh: Mesh, meters_per_unit: float = 1.0) -> None:
-    """Write binary PLY with sRGB vertex colours."""
+def colored_ply(mesh: Mesh, meters_per_unit: float = 1.0) -> bytes:
+    """Binary PLY with sRGB vertex colours."""
     import trimesh
 
     colors = (mesh.colors * 255).round().to(torch.uint8).numpy()
     vertices = (mesh.vertices * _checked(meters_per_unit)).numpy()
     shape = trimesh.Trimesh(vertices, mesh.faces.numpy(), vertex_colors=colors, process=False)
-    _write(path, shape.export(file_type="ply"))
+    return bytes(shape.export(file_type="ply"))
 
 
-def read_textured_glb(path: str | os.PathLike[str]) -> TexturedMesh:
-    """The mesh of a GLB that `write_textured_glb` wrote, in metres."""
+def read_textured_glb(path: Path) -> TexturedMesh:
+    """The mesh of a GLB that `textured_glb` made, in metres."""
     import trimesh
 
     # Taken from the scene as it is, whose transforms are identities: `dump` would lose the normals.
@@ -113,8 +112,3 @@ def _checked(meters_per_unit: float) -> float:
     if not 0 < meters_per_unit < float("inf"):
         raise ValueError(f"meters_per_unit: {meters_per_unit:g} must be positive")
     return meters_per_unit
-
-
-def _write(path: str | os.PathLike[str], content: bytes) -> None:
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(content)

@@ -4,8 +4,18 @@ It knows no network and no text: a field is a function from points to `FieldSamp
 composited as sRGB, without tone mapping, as in NeRF.
 
 Memory is bounded by chunks of rays. Without gradient each chunk is reduced to its pixels. With
-gradient, an image of more than one chunk keeps per-sample intervals and weights only; the graph of a
-chunk is rebuilt during backward, on the same samples, so the gradient is exact.
+gradient, an image of more than one chunk keeps the weights of its samples only; the graph of a chunk is
+rebuilt during backward, on the same samples, so the gradient is exact.
+
+Compositing is emission and absorption (Max 1995; NeRF, Eq. 3). With optical depths
+tau_i = sigma_i (t_end_i - t_start_i) along one ray:
+
+    transmittance T_i = exp(-sum_{j<i} tau_j),  weight w_i = T_i (1 - exp(-tau_i)),
+    opacity = sum_i w_i = 1 - exp(-sum_i tau_i).
+
+These are pure functions of samples sorted by ray, differentiable in ``sigmas`` and the values. Results are
+float32. The running sum over all rays at once is kept in float64: a ray's share is the difference of two sums,
+which would lose its digits behind a thousand saturated rays.
 """
 
 from __future__ import annotations
@@ -14,38 +24,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.radiance_field import FieldSamples
+from models.fields import FieldSamples
 from renderers.cameras import Cameras, camera_rays
-from renderers.compositing import accumulate, blend_background, render_weights
-from renderers.occupancy import OccupancyGrid
-from renderers.output import RenderOutput
-from renderers.ray_marching import PackedSamples, march_rays
+from renderers.config import VolumeRendererConfig
+from renderers.output import BackgroundColors, RenderOutput, in_front_of
+from renderers.ray_marching import OccupancyGrid, march_rays
 
 Field = Callable[[Float[Tensor, "n 3"]], FieldSamples]
 Normals = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
-
-BOUNDS = ("ball", "box")
-
-
-@dataclass(frozen=True)
-class VolumeRendererConfig:
-    """Sampling of rays."""
-
-    samples_per_ray: int = 96  # intervals across the diameter of the bounds, before skipping; the paper: 64 + 32
-    bounds: str = "ball"  # ball | box, of the occupancy grid's radius: where samples may lie
-    rays_per_chunk: int = 32768  # rays whose graph is held at once
-
-    def __post_init__(self) -> None:
-        if self.samples_per_ray < 1:
-            raise ValueError(f"samples_per_ray: {self.samples_per_ray} is too few; use at least 1")
-        if self.bounds not in BOUNDS:
-            raise ValueError(f"bounds: {self.bounds!r} is not one of {', '.join(BOUNDS)}")
-        if self.rays_per_chunk < 1:
-            raise ValueError(f"rays_per_chunk: {self.rays_per_chunk} is too few; use at least 1")
 
 
 class VolumeRenderer:
@@ -61,7 +51,7 @@ class VolumeRenderer:
         cameras: Cameras,
         height: int,
         width: int,
-        background: Float[Tensor, "batch height width 3"] | Float[Tensor, "batch 3"],
+        background: BackgroundColors,
         generator: torch.Generator | None = None,
         normals: Normals | None = None,
     ) -> RenderOutput:
@@ -84,8 +74,8 @@ class VolumeRenderer:
         recompute = torch.is_grad_enabled() and len(starts) > 1
         chunks = []
         for start in starts:
-            rays = [tensor[start : start + self.config.rays_per_chunk] for tensor in (rays_o, rays_d, first_step)]
-            arguments = (field, normals, occupancy, *rays)
+            part = slice(start, start + self.config.rays_per_chunk)
+            arguments = (field, normals, occupancy, rays_o[part], rays_d[part], first_step[part])
             if recompute:
                 # The chunk draws nothing at random: its jitter was drawn above.
                 chunk = checkpoint(self._render_rays, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -114,7 +104,6 @@ class VolumeRenderer:
             opacity=accumulate(weights, None, *index),
             depth=accumulate(weights, samples.t_middles[:, None], *index),
             normal=None if normals is None else accumulate(weights, normals(points), *index),
-            samples=samples if torch.is_grad_enabled() else None,
             weights=weights if torch.is_grad_enabled() else None,
         )
 
@@ -127,37 +116,60 @@ class _RayChunk:
     opacity: Float[Tensor, "rays 1"]
     depth: Float[Tensor, "rays 1"]
     normal: Float[Tensor, "rays 3"] | None
-    samples: PackedSamples | None
     weights: Float[Tensor, "n"] | None
 
 
-def _assemble(chunks: list[_RayChunk], background: Tensor, shape: tuple[int, int, int]) -> RenderOutput:
+def _assemble(chunks: list[_RayChunk], background: BackgroundColors, shape: tuple[int, int, int]) -> RenderOutput:
     """Join chunks into images in front of a background."""
-    if background.shape == (shape[0], 3):
-        background = background[:, None, None]
-    elif background.shape != (*shape, 3):
-        raise ValueError(
-            f"background: shape {list(background.shape)} is neither {[shape[0], 3]} (one colour a view) "
-            f"nor {[*shape, 3]} (an image a view)"
-        )
     rgb, opacity, depth = (
         torch.cat([getattr(chunk, name) for chunk in chunks]).view(*shape, -1) for name in ("rgb", "opacity", "depth")
     )
-    normal = samples = weights = None
-    if chunks[0].normal is not None:
-        normal = torch.cat([chunk.normal for chunk in chunks]).view(*shape, 3)
-    if chunks[0].samples is not None:
-        samples = _join_samples([chunk.samples for chunk in chunks])
-        weights = torch.cat([chunk.weights for chunk in chunks])
-    return RenderOutput(blend_background(rgb, opacity, background), opacity, depth, normal, samples, weights)
-
-
-def _join_samples(parts: list[PackedSamples]) -> PackedSamples:
-    """One list of samples for all rays, rays renumbered."""
-    firsts = [sum(part.n_rays for part in parts[:i]) for i in range(len(parts))]
-    return PackedSamples(
-        torch.cat([part.t_starts for part in parts]),
-        torch.cat([part.t_ends for part in parts]),
-        torch.cat([part.ray_indices + first for part, first in zip(parts, firsts, strict=True)]),
-        sum(part.n_rays for part in parts),
+    normals = [chunk.normal for chunk in chunks if chunk.normal is not None]
+    weights = [chunk.weights for chunk in chunks if chunk.weights is not None]
+    return RenderOutput(
+        in_front_of(background, rgb, opacity),
+        opacity,
+        depth,
+        torch.cat(normals).view(*shape, 3) if normals else None,
+        torch.cat(weights) if weights else None,
     )
+
+
+def optical_depths(
+    sigmas: Float[Tensor, "n"], t_starts: Float[Tensor, "n"], t_ends: Float[Tensor, "n"]
+) -> Float[Tensor, "n"]:
+    return sigmas.float() * (t_ends - t_starts)
+
+
+def transmittances(depths: Float[Tensor, "n"], ray_indices: Int[Tensor, "n"], n_rays: int) -> Float[Tensor, "n"]:
+    """Share of the light that reaches each sample from the camera, T_i, given optical depths."""
+    before = torch.cumsum(depths, dim=0, dtype=torch.float64) - depths
+    counts = torch.bincount(ray_indices, minlength=n_rays)
+    # The place of each ray's first sample; rays without samples get a place that nothing reads.
+    firsts = (torch.cumsum(counts, dim=0) - counts).index_select(0, ray_indices)
+    return torch.exp(before.index_select(0, firsts) - before).float()
+
+
+def render_weights(
+    sigmas: Float[Tensor, "n"],
+    t_starts: Float[Tensor, "n"],
+    t_ends: Float[Tensor, "n"],
+    ray_indices: Int[Tensor, "n"],
+    n_rays: int,
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Weights w_i and transmittances T_i of the samples."""
+    depths = optical_depths(sigmas, t_starts, t_ends)
+    transmittance = transmittances(depths, ray_indices, n_rays)
+    return transmittance * -torch.expm1(-depths), transmittance
+
+
+def accumulate(
+    weights: Float[Tensor, "n"],
+    values: Float[Tensor, "n channels"] | None,
+    ray_indices: Int[Tensor, "n"],
+    n_rays: int,
+) -> Float[Tensor, "rays channels"]:
+    """Weighted sums of values along rays; of ones (the opacity) where ``values`` is None."""
+    weighted = weights[:, None] if values is None else weights[:, None] * values.float()
+    sums = torch.zeros(n_rays, weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
+    return sums.index_add(0, ray_indices, weighted)

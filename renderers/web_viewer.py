@@ -13,12 +13,7 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from pathlib import Path
-
-from models.mesh import TexturedMesh
-from renderers.textured_export import textured_glb
-from renderers.whole_files import whole_file
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -33,9 +28,3 @@ def viewer_page(glb: bytes, title: str) -> str:
     # The model first: a title could hold its mark, base64 cannot hold any.
     page = page.replace("{{glb}}", base64.b64encode(glb).decode(), 1)
     return page.replace("{{title}}", html.escape(title))
-
-
-def write_viewer(path: str | os.PathLike[str], mesh: TexturedMesh, title: str, meters_per_unit: float = 1.0) -> None:
-    """Write the page; the file appears under its name when it is complete."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(viewer_page(textured_glb(mesh, meters_per_unit), title), encoding="utf-8")

@@ -15,6 +15,7 @@ With n particles an iteration moves one of them, and every schedule is stretched
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -23,18 +24,18 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
 
-from configs.schedules import scaled, value_at
 from configs.schema import RunConfig
 from guidance.building import build_guidance
-from guidance.clip import ClipOutput
-from guidance.image_text import ImageTextModel
-from guidance.losses import as_loss
-from guidance.prior import DiffusionPrior, Images, Latents
+from guidance.frozen_model import FrozenModel
+from guidance.gradients import as_loss
+from guidance.interface import GuidanceOutput
 from guidance.prompts import PromptEmbeddings
-from guidance.vsd import GuidanceOutput
+from guidance.schedule import Latents
 from renderers.cameras import Cameras, sample_cameras
 from renderers.output import RenderOutput
+from settings.schedules import scaled, value_at
 from systems import optimizers
 from systems.checkpoints import run_metadata
 from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite
@@ -70,15 +71,15 @@ class DistillationSystem(LightningModule, ABC):
 
     scene: Scenes  # theta; its parameters are the scene optimizer's
 
-    def __init__(self, config: RunConfig, prior: DiffusionPrior | ImageTextModel, prompts: PromptEmbeddings) -> None:
-        """Put the parts together; ``prior`` is what pulls, for CLIP guidance an image-text model."""
+    def __init__(self, config: RunConfig, model: FrozenModel, prompts: PromptEmbeddings) -> None:
+        """Put the parts together around the frozen model that the loss needs."""
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.prompts = prompts
         self.scene = self.scenes_class(config)
         initialisation = stream(config.seed, 0, Purpose.INITIALISATION)
-        self.guidance = build_guidance(prior, config.guidance, config.estimator, initialisation)
+        self.guidance = build_guidance(model, config.guidance, config.estimator, initialisation)
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         # What an iteration has to log. It is handed over in one go at the end: Lightning forgets what was
         # logged before an optimizer's step in a first iteration.
@@ -100,10 +101,20 @@ class DistillationSystem(LightningModule, ABC):
     def on_fit_start(self) -> None:
         self.prompts = self.prompts.to(self.device)
 
+    def train_dataloader(self) -> DataLoader:
+        """The iterations that are left, from the clock (0, or restored from a checkpoint) to the end.
+
+        Everything else that a step needs is drawn from its number (`systems.seeding`).
+        """
+        return DataLoader(IterationNumbers(int(self.iteration), self.iterations), batch_size=None)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Theta's optimizer and, where the loss trains an estimator, phi's."""
         fused = self.trainer.precision != "16-mixed"
-        both: list[torch.optim.Optimizer] = [optimizers.scene_optimizer(self.scene, self.config.optimizer, fused)]
+        groups = self.scene.parameter_groups()
+        both: list[torch.optim.Optimizer] = [
+            optimizers.scene_optimizer(self.scene, groups, self.config.optimizer, fused)
+        ]
         if self.guidance.estimator is not None:
             config = self.config.estimator_optimizer
             both.append(optimizers.estimator_optimizer(self.guidance.estimator, config, fused))
@@ -119,13 +130,13 @@ class DistillationSystem(LightningModule, ABC):
         cameras = self.draw_cameras(iteration)
         views = self.render_training_views(iteration, particle, cameras)
         latents = self.encode(views.rgb)
-        guidance = self.guidance.scene_gradient(
+        guidance = self.guidance.gradient(
             latents, self.prompts, cameras, self.noise_range(iteration), self._stream(Purpose.SCENE_STEP, iteration)
         )
         self._step_scene(iteration, latents, guidance, views)
         if self.guidance.estimator is not None:
             self._step_estimator(iteration, latents.detach(), guidance, cameras)
-        self.report = StepReport(particle, cameras, _detached(views))
+        self.report = StepReport(particle, cameras, views.detached())
         self.iteration += 1
         self._log(guidance, views)
 
@@ -134,8 +145,8 @@ class DistillationSystem(LightningModule, ABC):
         generator = self._stream(Purpose.CAMERAS, iteration)
         return sample_cameras(self.config.render.views, self.config.cameras, generator).to(self.device)
 
-    def encode(self, rgb: Float[Tensor, "batch height width 3"]) -> Latents | Images:
-        """Renders (BHWC) to what the guidance looks at, latents or images (BCHW), with gradient.
+    def encode(self, rgb: Float[Tensor, "batch height width 3"]) -> Latents:
+        """Renders (BHWC) to what the loss reads, latents or images (BCHW), with gradient.
 
         Renders of another size than the frozen model was trained for are resized: it knows objects at one
         scale only.
@@ -149,7 +160,7 @@ class DistillationSystem(LightningModule, ABC):
     @torch.no_grad()
     def _autoencode(self, latents: Latents, size: int) -> Float[Tensor, "batch size size 3"]:
         """What the prior's decoder makes of latents, as renders of that size."""
-        images = self.guidance.prior.decode_latents(latents)
+        images = self.guidance.decode(latents)
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         return images.permute(0, 2, 3, 1)
@@ -159,13 +170,15 @@ class DistillationSystem(LightningModule, ABC):
         noise = self.config.noise
         return self._schedule(noise.t_min, iteration), self._schedule(noise.t_max, iteration)
 
+    def training_size(self, iteration: int) -> int:
+        """Pixels a side of the views that are rendered with gradient."""
+        return max(round(self.config.render.size * self._schedule(self.config.render.scale, iteration)), 1)
+
     def regularizer_weights(self, iteration: int) -> dict[str, float]:
         config = self.config.regularizers
         return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
 
-    def _step_scene(
-        self, iteration: int, latents: Latents | Images, guidance: GuidanceOutput | ClipOutput, views: RenderOutput
-    ) -> None:
+    def _step_scene(self, iteration: int, latents: Latents, guidance: GuidanceOutput, views: RenderOutput) -> None:
         """Algorithm 1, step 2, with the regularisers."""
         weights = self.regularizer_weights(iteration)
         target = self._schedule(self.config.regularizers.transmittance_target, iteration)
@@ -226,15 +239,14 @@ class DistillationSystem(LightningModule, ABC):
         checkpoint["run"] = asdict(run_metadata(self.config, self.stage, int(self.iteration), latent_shape))
 
     def _set_learning_rates(self, iteration: int) -> None:
-        rates = optimizers.learning_rates(self.config, iteration)
+        rates = optimizers.scene_rates(self.scene.parameter_groups(), iteration, self.config.particles)
+        if self.guidance.estimator is not None:
+            rates["estimator"] = optimizers.estimator_rate(self.config.estimator_optimizer, iteration)
         for optimizer in self._optimizers():
             optimizers.set_learning_rates(optimizer.optimizer, rates)
         self.figures |= {f"schedule/lr_{name}": rate for name, rate in rates.items()}
-        if not self.config.guidance.works_on_images:  # CLIP guidance has no noise
-            t_min, t_max = self.noise_range(iteration)
-            self.figures |= {"schedule/t_min": t_min, "schedule/t_max": t_max}
 
-    def _log(self, guidance: GuidanceOutput | ClipOutput, views: RenderOutput) -> None:
+    def _log(self, guidance: GuidanceOutput, views: RenderOutput) -> None:
         """Hand all figures of the iteration to Lightning."""
         self.figures |= guidance.figures | {
             "render/opacity": views.opacity.detach().mean(),
@@ -259,6 +271,14 @@ class DistillationSystem(LightningModule, ABC):
         return stream(self.config.seed, iteration, purpose, self.global_rank, index)
 
 
-def _detached(views: RenderOutput) -> RenderOutput:
-    """The pictures alone: without graph, samples and weights."""
-    return RenderOutput(views.rgb.detach(), views.opacity.detach(), views.depth.detach(), None, None, None)
+class IterationNumbers(IterableDataset):
+    """The training "data": the iterations from ``start`` up to, not including, ``stop``."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)

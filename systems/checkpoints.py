@@ -19,27 +19,13 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
-from configs.fields import WHERE_IT_RUNS
+from configs.fields import run_policies
+from configs.retired import without_retired
 from configs.schema import RunConfig
-from configs.versions import versions
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
+from systems.versions import versions
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
-
-# What a checkpoint's tensors depend on: it cannot be loaded where these differ. (What the command line may
-# change of a run is `configs.resuming.MAY_CHANGE_ON_RESUME`.) The prior is compared by what its latents look like, and
-# by the shapes of the estimator's weights.
-FIXED_FIELDS = (
-    "name",
-    "prompt",
-    "particles",
-    "guidance.loss",
-    "scene",
-    "surface.field",
-    "appearance.field",
-    "estimator",
-    "render.occupancy_resolution",
-)
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,7 @@ class RunMetadata:
     versions: dict[str, str]  # by package
 
 
-def run_metadata(config: RunConfig, stage: str, iteration: int, latent_shape: tuple[int, int, int]) -> RunMetadata:
+def run_metadata(config: RunConfig, stage: str, iteration: int, latent_shape: tuple[int, ...]) -> RunMetadata:
     """The metadata of a checkpoint that is being written."""
     return RunMetadata(FORMAT, stage, iteration, plain(config), list(latent_shape), versions())
 
@@ -115,17 +101,21 @@ def read_metadata(path: str | Path) -> RunMetadata:
 
 
 def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -> None:
-    """Raise a ValueError unless a run of ``config`` may use the checkpoint; it lists what differs."""
+    """Raise a ValueError if a field differs that a checkpoint's tensors depend on (``Policy.state``)."""
     if metadata.stage != config.stage:
         raise ValueError(
             f"checkpoint: {str(path)!r} is of stage {metadata.stage!r}, this run is of stage {config.stage!r}; "
             "use a checkpoint of the same stage"
         )
-    ours, lines = plain(config), []
-    for name in FIXED_FIELDS:
-        theirs, wanted = _field(metadata.config, name), _field(ours, name)
-        if theirs is not None:  # an older configuration may lack a whole section
-            lines += _differences(name, theirs, wanted)
+    theirs, ours = without_retired(metadata.config, str(path)), plain(config)
+    lines = [
+        f"{key} is {_field(theirs, key)!r} there and {_field(ours, key)!r} here"
+        for key, policy in run_policies().items()
+        # An older configuration may lack a whole section.
+        if policy.state
+        and _field(theirs, key) != _field(ours, key)
+        and _field(theirs, key.partition(".")[0]) is not None
+    ]
     if lines:
         raise ValueError(
             f"checkpoint: {str(path)!r} is of another configuration: {'; '.join(lines)}; "
@@ -133,7 +123,7 @@ def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -
         )
 
 
-def check_same_prior(path: str | Path, metadata: RunMetadata, latent_shape: tuple[int, int, int]) -> None:
+def check_same_prior(path: str | Path, metadata: RunMetadata, latent_shape: tuple[int, ...]) -> None:
     """Raise a ValueError if the checkpoint's prior has other latents."""
     if metadata.latent_shape != list(latent_shape):
         theirs = _field(metadata.config, "prior.path")
@@ -166,11 +156,3 @@ def _field(config: dict[str, Any], name: str) -> Any:
     for part in name.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
-
-
-def _differences(name: str, theirs: Any, ours: Any) -> list[str]:
-    """One line for each leaf that differs."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        names = dict.fromkeys([*theirs, *ours])
-        return [line for key in names for line in _differences(f"{name}.{key}", theirs.get(key), ours.get(key))]
-    return [] if theirs == ours or name in WHERE_IT_RUNS else [f"{name} is {theirs!r} there and {ours!r} here"]

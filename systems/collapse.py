@@ -1,11 +1,14 @@
-"""The error of a run that has gone wrong beyond recovery, and the check for numbers that are none."""
+"""What a run that has gone wrong beyond recovery looks like, and the error that ends it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from renderers.output import RenderOutput
 
 OVERFLOW_ADVICE = (
     "a number format of wider range (trainer.precision=32-true with prior.precision=bf16, or fp32), "
@@ -41,3 +44,21 @@ def require_finite(quantity: str, value: Tensor, iteration: int, state_is_sound:
             "(optimizer.clip_norm, guidance.max_gradient_rms), or a wider number format (trainer.precision=32-true)"
         )
         raise CollapseError(f"{quantity} is {value.item():g}", iteration, advice, state_is_sound)
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What tells a living scene from a dead one, averaged over an iteration's views (and ranks)."""
+
+    opacity: float  # mean
+    opaque: float  # share of pixels of opacity above 0.99
+    saturated: float  # share of channels of opaque pixels that are at 0 or 1 (within 1/255); 0 if none is opaque
+
+
+def measure(views: RenderOutput) -> Vitals:
+    """The vitals of rendered views."""
+    opaque = views.opacity[..., 0] > 0.99
+    colors = views.rgb[opaque]
+    at_limit = (colors < 1 / 255) | (colors > 254 / 255)
+    saturated = at_limit.float().mean().item() if colors.numel() else 0.0
+    return Vitals(views.opacity.mean().item(), opaque.float().mean().item(), saturated)

@@ -17,17 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.schema import RunConfig
-from models.background import Background
-from models.scene import Particles
+from models.fields import Background
+from models.mesh import Surface
 from models.sdf_field import SDFField
 from renderers.mesh_renderer import Shading, SurfacePoints, normal_colors
-from renderers.output import RenderedMesh
-from systems.level_picture import level_picture
-from systems.mesh_level import RayExtremes, silhouette_level
+from renderers.output import RenderedMesh, RenderOutput
+from systems.mesh_level import RayExtremes, silhouette_level, silhouette_overlaps
 from systems.mesh_scenes import MeshScenes, MeshSystem, rendered
-from systems.nerf import NeRFParticles
-from systems.pictures import Picture, column, write_png
-from systems.scenes import Surface, orbit
+from systems.nerf import NeRFParticles, nerf_scenes
+from systems.optimizers import ParameterGroup
+from systems.outputs.pictures import Picture, column, row, write_png
+from systems.outputs.plots import level_curve
 from systems.source import load_source
 
 LEVEL_VIEWS = 4  # in level.png
@@ -40,8 +40,12 @@ class GeometryParticles(MeshScenes):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.particles = SDFField.several(config.surface.field, config.particles)
-        self.originals = Particles(config.scene, config.particles, config.seed).requires_grad_(False)
+        self.particles = SDFField.several(config.surface.field, config.scene.field.radius, config.particles)
+        self.originals = nerf_scenes(config).requires_grad_(False)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Signed distances and offsets."""
+        return [ParameterGroup("geometry", list(self.particles.parameters()), self.config.optimizer.lr_geometry)]
 
     def begin(self, folder: Path | None) -> None:
         """Start from the level sets of the source's densities; ``level.png`` shows how they were chosen.
@@ -73,7 +77,7 @@ class GeometryParticles(MeshScenes):
             write_png(folder / "level.png", column(pictures))
 
     def _level_picture(self, particle: int, source: NeRFParticles, rays: RayExtremes, level: float) -> Picture:
-        cameras = orbit(self.config, LEVEL_VIEWS)
+        cameras = self.orbit(LEVEL_VIEWS)
         views = [scenes.render_views(particle, cameras, LEVEL_SIZE) for scenes in (source, self)]
         chosen = "chosen" if self.config.surface.level is None else "set by surface.level"
         return level_picture(*views, rays, level, f"particle {particle}: density {level:.3g}, {chosen}")
@@ -102,6 +106,18 @@ class GeometryParticles(MeshScenes):
         """The surface in the radiance field's colours, whatever training shows."""
         vertices, faces = self.particles[particle]()
         return Surface(vertices, faces, self.originals[particle].field.surface_colors)
+
+
+def level_picture(views: RenderOutput, surface: RenderOutput, rays: RayExtremes, level: float, caption: str) -> Picture:
+    """Why stage 2 starts at this level of the density, and what that surface looks like.
+
+    From top to bottom: the radiance field in colours and as opacity, the surface's normals, the choice of the level.
+    """
+    rows = [views.rgb, views.opacity.expand(-1, -1, -1, 3), surface.normal / 2 + 0.5]
+    pictures = [row(list(images)) for images in rows]
+    nothing = torch.zeros(0)
+    choice = silhouette_overlaps(rays) if (rays.opacity > 0.5).any() else (nothing, nothing)
+    return column([*pictures, level_curve(*choice, level, caption, width=pictures[0].shape[1])])
 
 
 class GeometrySystem(MeshSystem):

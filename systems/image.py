@@ -6,6 +6,7 @@ estimator's camera condition are constants.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -13,17 +14,21 @@ from torch import nn
 
 from configs.schema import RunConfig
 from models.image import FourierImage
-from models.scene import particle_generator
 from renderers.cameras import Cameras
 from renderers.output import RenderOutput
 from systems.base import DistillationSystem
-from systems.scenes import Scenes, Surface, orbit
+from systems.optimizers import ParameterGroup
+from systems.outputs.pictures import Picture, column, read_png, row, write_png
+from systems.scenes import Scenes
+from systems.seeding import particle_generator
+
+SHEET_COLUMNS = 8  # pictures side by side
+STRIP_ROWS = 12  # previews of progress
 
 
 class Pictures(Scenes):
     """n pictures."""
 
-    is_flat = True
     may_be_opaque = True
 
     def __init__(self, config: RunConfig) -> None:
@@ -34,6 +39,10 @@ class Pictures(Scenes):
             for index in range(config.particles)
         )
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The pictures' spectra."""
+        return [ParameterGroup("image", list(self.particles.parameters()), self.config.optimizer.lr_image)]
+
     @torch.no_grad()
     def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
         """The picture, once for each camera, at its own size."""
@@ -43,15 +52,46 @@ class Pictures(Scenes):
         """``count`` copies of a picture, with gradient."""
         rgb = self.particles[particle]().expand(count, -1, -1, -1)
         ones = torch.ones_like(rgb[..., :1])
-        return RenderOutput(rgb, ones, ones, None, None, None)
+        return RenderOutput(rgb, ones, ones)
 
-    def surface(self, particle: int) -> Surface:
+    def backend(self, device: torch.device) -> str:
+        return "picture: Fourier transform"
+
+    def pictures(self) -> list[Picture]:
+        """One of each particle."""
+        with torch.no_grad():
+            return [self.show(particle, 1).rgb[0] for particle in range(self.config.particles)]
+
+    def preview(self) -> Picture:
+        """All pictures in one row."""
+        return row(self.pictures())
+
+    def test_cameras(self) -> Cameras:
+        """One camera: a picture looks the same from everywhere."""
+        return self.orbit(1)
+
+    def write_films(self, folder: Path) -> list[Path]:
+        """Nothing: nothing moves."""
+        return []
+
+    def write_models(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """Raises a ValueError: a picture has no surface."""
         raise ValueError(
             "stage: a picture has no mesh; use a configuration of a 3D stage, such as configs/vsd-nerf.yaml"
         )
 
-    def backend(self, device: torch.device) -> str:
-        return "picture: Fourier transform"
+    def write_results(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """``pictures.png``, all of them, and ``progress.png``, the previews on the way there from top to bottom."""
+        pictures = self.pictures()
+        rows = [pictures[start : start + SHEET_COLUMNS] for start in range(0, len(pictures), SHEET_COLUMNS)]
+        paths = [folder / "pictures.png"]
+        write_png(paths[0], column([row(images) for images in rows]))
+        previews = sorted((folder / "previews").glob("*.png"))
+        if previews:
+            shown = [previews[round(i * (len(previews) - 1) / (STRIP_ROWS - 1))] for i in range(STRIP_ROWS)]
+            paths.append(folder / "progress.png")
+            write_png(paths[1], column([read_png(path) for path in dict.fromkeys(shown)]))
+        return paths, []
 
 
 class ImageSystem(DistillationSystem):
@@ -66,7 +106,7 @@ class ImageSystem(DistillationSystem):
     }
 
     def draw_cameras(self, iteration: int) -> Cameras:
-        return orbit(self.config, 1)[torch.zeros(self.config.render.views, dtype=torch.int64)].to(self.device)
+        return self.scene.orbit(1)[torch.zeros(self.config.render.views, dtype=torch.int64)].to(self.device)
 
     def render_training_views(self, iteration: int, particle: int, cameras: Cameras) -> RenderOutput:
         return self.scene.show(particle, len(cameras))

@@ -19,10 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from renderers.cameras import Cameras, camera_rays
-from renderers.compositing import accumulate, render_weights
-from renderers.occupancy import OccupancyGrid
-from renderers.ray_marching import march_rays
-from renderers.volume import VolumeRendererConfig
+from renderers.config import VolumeRendererConfig
+from renderers.ray_marching import OccupancyGrid, march_rays
+from renderers.volume import accumulate, render_weights
 
 LOWEST_SHARE = 0.01  # of a range's upper end that its lower end counts at least
 

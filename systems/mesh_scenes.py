@@ -7,19 +7,17 @@ from abc import abstractmethod
 import torch
 
 from configs.schema import RunConfig
-from models.background import Background
 from models.mesh_geometry import mesh_edges
 from renderers.cameras import Cameras
 from renderers.mesh_renderer import MeshRenderer, Shading
 from renderers.output import RenderedMesh, RenderOutput
-from systems.backgrounds import plain_background, training_background
 from systems.base import DistillationSystem
 from systems.collapse import CollapseError
-from systems.scenes import Scenes
+from systems.scenes import Scenes3D, plain_background, training_background
 from systems.seeding import Purpose
 
 
-class MeshScenes(Scenes):
+class MeshScenes(Scenes3D):
     """Particles that are triangles and a function from their points to colours."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -38,9 +36,6 @@ class MeshScenes(Scenes):
     def shading(self, particle: int) -> Shading:
         """The colours that training shows."""
 
-    @abstractmethod
-    def background(self, particle: int) -> Background: ...
-
     @torch.no_grad()
     def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
         """Views without gradient, in front of the particle's background; they have normals, asked for or not.
@@ -55,7 +50,7 @@ class MeshScenes(Scenes):
                 mesh = self.mesh(particle)
             except ValueError:
                 nothing = torch.zeros_like(background)
-                return RenderOutput(background, nothing[..., :1], nothing[..., :1], nothing, None, None)
+                return RenderOutput(background, nothing[..., :1], nothing[..., :1], nothing)
             return self.draw(particle, mesh, cameras, size, background)
 
     def draw(
@@ -79,7 +74,7 @@ class MeshSystem(DistillationSystem):
 
         Without autocast: bfloat16 vertices would be off by pixels.
         """
-        config = self.config.render
+        size = self.training_size(iteration)
         generator = self._stream(Purpose.BACKGROUND, iteration)
         with torch.autocast(self.device.type, enabled=False):
             try:
@@ -88,8 +83,10 @@ class MeshSystem(DistillationSystem):
                 what = f"particle {particle} has no surface ({error})"
                 raise CollapseError(what, iteration, self.advice["empty"]) from error
             self.figures["render/faces"] = float(len(mesh.faces))
-            background = training_background(config, self.scene.background(particle), cameras, generator)
-            return self.scene.draw(particle, mesh, cameras, config.size, background)
+            background = training_background(
+                self.config.render, self.scene.background(particle), cameras, size, generator
+            )
+            return self.scene.draw(particle, mesh, cameras, size, background)
 
 
 def rendered(vertices: torch.Tensor, faces: torch.Tensor) -> RenderedMesh:

@@ -7,33 +7,47 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from configs.schema import RunConfig
-from models.mesh import extract_mesh
-from models.scene import Particles
+from configs.schema import RunConfig, SceneOptimizerConfig
+from models.fields import Background, NeRFScene
+from models.hash_grid import HashGrid
+from models.mesh import Surface, extract_mesh
 from renderers.cameras import Cameras
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
+from renderers.config import OccupancyConfig
 from renderers.output import RenderOutput
+from renderers.ray_marching import OccupancyGrid
 from renderers.volume import VolumeRenderer
-from systems.backgrounds import plain_background, training_background
 from systems.base import DistillationSystem
 from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
-from systems.scenes import Scenes, Surface, orbit
-from systems.seeding import Purpose, stream
+from systems.optimizers import ParameterGroup
+from systems.scenes import Scenes3D, plain_background, training_background
+from systems.seeding import Purpose, particle_generator, stream
 
 LEVEL_VIEWS = 8  # views that decide on the mesh's level
 LEVEL_SIZE = 64  # pixels a side of each
 
 
-class NeRFParticles(Scenes):
+class NeRFParticles(Scenes3D):
     """Radiance fields, each with its occupancy grid."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.may_be_opaque = config.scene.field.density_init.kind != "object"  # the camera stands inside
-        self.particles = Particles(config.scene, config.particles, config.seed)
+        self.particles = self.new_particles()
         occupancy = OccupancyConfig(radius=config.scene.field.radius, resolution=config.render.occupancy_resolution)
         self.occupancies = nn.ModuleList(OccupancyGrid(occupancy) for _ in range(config.particles))
         self.renderer = VolumeRenderer(config.render.volume)
+
+    def new_particles(self) -> nn.ModuleList:
+        """A module for each particle: its `field`, a `VolumeField`, and its `background`."""
+        return nerf_scenes(self.config)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Hash tables, and the networks of fields and backgrounds."""
+        networks = [network for each in self.particles for network in (each.field.mlp, each.background)]
+        return hash_grid_groups(self.config.optimizer, [each.field.grid for each in self.particles], networks)
+
+    def background(self, particle: int) -> Background:
+        return self.particles[particle].background
 
     def update_occupancy(self, iteration: int) -> None:
         """Look where the scenes are dense; the same on all ranks."""
@@ -87,7 +101,7 @@ class NeRFParticles(Scenes):
         """What decides on the density of the surface: rays of views all around and of two heights."""
         occupancy = self.occupancies[particle]
         elevations = (self.config.output.turntable_elevation_deg, 0.0)
-        views = [orbit(self.config, LEVEL_VIEWS // 2, elevation) for elevation in elevations]
+        views = [self.orbit(LEVEL_VIEWS // 2, elevation) for elevation in elevations]
         extremes = [
             ray_extremes(
                 self.particles[particle].field.density,
@@ -99,6 +113,23 @@ class NeRFParticles(Scenes):
             for cameras in views
         ]
         return RayExtremes.join(extremes)
+
+
+def nerf_scenes(config: RunConfig) -> nn.ModuleList:
+    """The radiance fields and backgrounds of all particles, each from its own random stream."""
+    generators = (particle_generator(config.seed, index) for index in range(config.particles))
+    return nn.ModuleList(NeRFScene(config.scene, generator) for generator in generators)
+
+
+def hash_grid_groups(
+    config: SceneOptimizerConfig, grids: list[HashGrid], networks: list[nn.Module]
+) -> list[ParameterGroup]:
+    """The groups of fields made of hash grids and small networks, whose scales differ."""
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    return [
+        ParameterGroup("grid", [grid.table for grid in grids], config.lr_grid),
+        ParameterGroup("mlp", parameters, config.lr_mlp),
+    ]
 
 
 class NeRFSystem(DistillationSystem):
@@ -126,15 +157,17 @@ class NeRFSystem(DistillationSystem):
 
         Without autocast: bfloat16 rays would be off by pixels, and compositing is float32's business.
         """
-        config, scene = self.config.render, self.scene.particles[particle]
+        config, scene, size = self.config.render, self.scene.particles[particle], self.training_size(iteration)
         self.figures["render/occupied"] = self.scene.occupancies[particle].occupied_fraction
         with torch.autocast(self.device.type, enabled=False):
             return self.scene.renderer.render(
                 scene.field,
                 self.scene.occupancies[particle],
                 cameras,
-                config.size,
-                config.size,
-                training_background(config, scene.background, cameras, self._stream(Purpose.BACKGROUND, iteration)),
+                size,
+                size,
+                training_background(
+                    config, scene.background, cameras, size, self._stream(Purpose.BACKGROUND, iteration)
+                ),
                 generator=self._stream(Purpose.RENDER, iteration),
             )

@@ -1,58 +1,86 @@
-"""Adam on the scene, AdamW on the estimator, and the learning rates that both take at an iteration.
+"""Adam on the scene, AdamW on the estimator, and the learning rates of an iteration.
 
-Learning rates are set anew at every iteration from the configuration; optimizers hold moments only.
+A scene declares its parameter groups, each with the schedule of its learning rate. Learning rates are set anew at
+every iteration; optimizers hold moments only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.schedules import scaled, value_at
-from configs.schema import EstimatorOptimizerConfig, RunConfig, SceneOptimizerConfig
+from configs.schema import EstimatorOptimizerConfig, SceneOptimizerConfig
+from settings.schedules import Knots, scaled, value_at
 
 
-def scene_optimizer(scene: nn.Module, config: SceneOptimizerConfig, fused: bool) -> torch.optim.Adam:
-    """Adam with a group of its own for each kind of parameter, since their scales differ.
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate."""
+
+    name: str  # of the group in checkpoints; its rate is logged as schedule/lr_<name>
+    parameters: list[nn.Parameter]
+    lr: Knots  # by iterations of one particle
+
+
+def scene_optimizer(
+    scene: nn.Module, groups: Sequence[ParameterGroup], config: SceneOptimizerConfig, fused: bool
+) -> torch.optim.Adam:
+    """Adam on a scene's parameter groups.
 
     Args:
+        scene: the module that declared the groups.
         fused: one kernel for all parameters; it must be off where gradients are loss-scaled (fp16),
             because fused optimizers unscale by themselves, after clipping.
+
+    Raises:
+        TypeError: a trainable parameter of the scene is in no group or in several.
     """
-    groups: dict[str, list[nn.Parameter]] = {}
+    check_groups(scene, groups)
+    named = [{"name": group.name, "params": group.parameters} for group in groups]
+    return torch.optim.Adam(named, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def check_groups(scene: nn.Module, groups: Sequence[ParameterGroup]) -> None:
+    """Raise a TypeError unless every trainable parameter is in exactly one group."""
+    places: dict[int, list[str]] = {}
+    for group in groups:
+        for parameter in group.parameters:
+            places.setdefault(id(parameter), []).append(group.name)
+    where = f"{type(scene).__module__}.{type(scene).__name__}.parameter_groups"
     for name, parameter in scene.named_parameters():
-        if parameter.requires_grad:  # what an earlier stage made may be shown without being changed
-            groups.setdefault(_group(name), []).append(parameter)
-    groups = [{"name": name, "params": params} for name, params in groups.items()]
-    return torch.optim.Adam(groups, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=fused)
+        found = places.get(id(parameter), [])
+        if parameter.requires_grad and len(found) != 1:
+            problem = f"in several groups ({', '.join(found)})" if found else "in no parameter group"
+            raise TypeError(
+                f"{name}: the parameter is trained, but {problem}; add it to one group in {where}, or freeze it with "
+                "requires_grad_(False)"
+            )
+        if found and not parameter.requires_grad:
+            raise TypeError(f"{name}: the parameter is frozen, but in the group {found[0]!r}; take it out in {where}")
 
 
 def estimator_optimizer(estimator: nn.Module, config: EstimatorOptimizerConfig, fused: bool) -> torch.optim.AdamW:
     """AdamW on adapters and camera embedding."""
     groups = [{"name": "estimator", "params": list(estimator.parameters())}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=fused)
 
 
-def learning_rates(config: RunConfig, iteration: int) -> dict[str, float]:
-    """The learning rate of each parameter group; schedules of the scene are stretched by the particles."""
-    warmup = config.estimator_optimizer.warmup_iterations
-    optimizer = config.optimizer
-    scene = {
-        "grid": optimizer.lr_grid,
-        "mlp": optimizer.lr_mlp,
-        "image": optimizer.lr_image,
-        "geometry": optimizer.lr_geometry,
-    }
-    return {
-        **{name: value_at(scaled(knots, config.particles), iteration) for name, knots in scene.items()},
-        "estimator": config.estimator_optimizer.lr * min(1.0, (iteration + 1) / max(warmup, 1)),
-    }
+def scene_rates(groups: Sequence[ParameterGroup], iteration: int, particles: int) -> dict[str, float]:
+    """The learning rate of each group; with n particles schedules are n times as long."""
+    return {group.name: value_at(scaled(group.lr, particles), iteration) for group in groups}
+
+
+def estimator_rate(config: EstimatorOptimizerConfig, iteration: int) -> float:
+    """The estimator's learning rate: a linear warm-up, then constant."""
+    return config.lr * min(1.0, (iteration + 1) / max(config.warmup_iterations, 1))
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]) -> None:
+    """Set the rate of each group by the group's name."""
     for group in optimizer.param_groups:
         group["lr"] = rates[group["name"]]
 
@@ -70,9 +98,3 @@ def scale_gradients(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""],
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(factor)
-
-
-def _group(name: str) -> str:
-    """Tables of hash grids, spectra of pictures, lattices of surfaces, and all else: the small networks."""
-    kinds = {"table": "grid", "spectrum": "image", "sdf": "geometry", "offsets": "geometry"}
-    return kinds.get(name.rsplit(".", 1)[-1], "mlp")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.mesh_geometry import laplacian_smoothness, normal_consistency
-from renderers.output import RenderOutput
+from renderers.output import RenderedMesh, RenderOutput
 
 MARGIN = 1e-5  # e above
 
@@ -75,22 +75,32 @@ def reconstruction(
 class Rendered:
     """What the terms are of."""
 
-    views: RenderOutput  # with gradient
+    views: RenderOutput  # with gradient: it has weights if it is of a volume, else a mesh
     transmittance_target: float  # of ``regularizers`` at the iteration
     autoencode: Callable[[], Float[Tensor, "batch height width 3"]]  # the views through the prior's autoencoder
+
+    @property
+    def weights(self) -> Float[Tensor, "n"]:
+        """Of the samples of a volume."""
+        assert self.views.weights is not None, "views of a volume, with gradient"
+        return self.views.weights
+
+    @property
+    def mesh(self) -> RenderedMesh:
+        """The surface that was drawn."""
+        assert self.views.mesh is not None, "views of a mesh, with gradient"
+        return self.views.mesh
 
 
 #: A term of `configs.schema.RegularizerConfig`. A system lists those that it applies.
 REGULARIZERS: dict[str, Callable[[Rendered], Scalar]] = {
-    "entropy": lambda seen: weight_entropy(seen.views.weights),
+    "entropy": lambda seen: weight_entropy(seen.weights),
     "sparsity": lambda seen: sparsity(seen.views.opacity),
     "opacity_binary": lambda seen: binary_opacity(seen.views.opacity),
     "transmittance": lambda seen: transmittance(seen.views.opacity, seen.transmittance_target),
     "reconstruction": lambda seen: reconstruction(seen.views.rgb, seen.views.opacity, seen.autoencode()),
-    "normal_consistency": lambda seen: normal_consistency(
-        seen.views.mesh.vertices, seen.views.mesh.faces, seen.views.mesh.edges
-    ),
-    "laplacian": lambda seen: laplacian_smoothness(seen.views.mesh.vertices, seen.views.mesh.edges),
+    "normal_consistency": lambda seen: normal_consistency(seen.mesh.vertices, seen.mesh.faces, seen.mesh.edges),
+    "laplacian": lambda seen: laplacian_smoothness(seen.mesh.vertices, seen.mesh.edges),
 }
 
 

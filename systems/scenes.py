@@ -1,36 +1,40 @@
-"""What a stage optimises (theta), where it begins, and how people and tests look at it: no gradient, no prior."""
+"""What a stage optimises (theta), where it starts, and how people and tests look at it: no gradient, no prior.
+
+A representation is a subclass of `Scenes`, mostly of `Scenes3D`. It declares its parameter groups, renders views, and
+says what it can show: previews, films, models.
+"""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.schema import RunConfig
-from renderers.cameras import Cameras, turntable_cameras
+from configs.schema import RenderConfig, RunConfig
+from models.fields import Background
+from models.mesh import Surface
+from renderers.cameras import Cameras, camera_rays, turntable_cameras
 from renderers.output import RenderOutput
 from systems.checkpoints import check_state, read_checkpoint
+from systems.optimizers import ParameterGroup
+from systems.outputs.export import visible_parts, write_model
+from systems.outputs.pictures import Picture, column, render_strip, write_video
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Surface:
-    """A particle as everything that leaves the program sees it: triangles, and the colour of their points."""
-
-    vertices: Float[Tensor, "vertices 3"]  # scene units, without graph
-    faces: Int[Tensor, "faces 3"]  # counter-clockwise seen from outside
-    color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]  # sRGB in [0, 1] at points of the surface
+PREVIEW_VIEWS = 2  # front and back: a second face would show
+TEST_VIEWS = 8
+FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
 
 
 class Scenes(nn.Module, ABC):
     """The particles of a stage. A checkpoint's ``scene.*`` is the state of one of these."""
 
-    is_flat = False  # pictures, of which there is neither a film nor a mesh
     may_be_opaque = False  # whether a view without any background is as it should be
 
     def __init__(self, config: RunConfig) -> None:
@@ -48,8 +52,64 @@ class Scenes(nn.Module, ABC):
         """
 
     @abstractmethod
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every trainable parameter once, with the schedule of its learning rate.
+
+        Checkpoints keep the optimizer's state in this order, so that groups and parameters keep it too.
+        """
+
+    @abstractmethod
     def render_views(self, particle: int, cameras: Cameras, size: int, normals: bool = False) -> RenderOutput:
         """Views of a particle as training shows it, without gradient and without randomness."""
+
+    @abstractmethod
+    def backend(self, device: torch.device) -> str:
+        """The implementation that does the heavy work on a device, in words."""
+
+    @abstractmethod
+    def preview(self) -> Picture:
+        """All particles at a glance, as training goes."""
+
+    @abstractmethod
+    def test_cameras(self) -> Cameras:
+        """The views that ``--mode test`` judges and writes."""
+
+    @abstractmethod
+    def write_films(self, folder: Path) -> list[Path]:
+        """A film of each particle; none where nothing moves."""
+
+    @abstractmethod
+    def write_models(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """The files of each particle that has a surface, and for each that has none the reason.
+
+        Raises:
+            ValueError: no scene of this kind has a surface.
+        """
+
+    def write_results(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """The files that a finished run leaves: films and models; and the reasons for those that are missing."""
+        films = self.write_films(folder)
+        models, problems = self.write_models(folder)
+        return films + models, problems
+
+    def orbit(self, count: int, elevation_deg: float | None = None) -> Cameras:
+        """Evenly spaced cameras at the middle of the training cameras' distances and fields of view.
+
+        Args:
+            elevation_deg: None for that of the films.
+        """
+        elevation_deg = self.config.output.turntable_elevation_deg if elevation_deg is None else elevation_deg
+        sampling = self.config.cameras
+        distance, fovy_deg = (sum(bounds) / 2 for bounds in (sampling.distance, sampling.fovy_deg))
+        return turntable_cameras(count, elevation_deg, distance, fovy_deg)
+
+
+class Scenes3D(Scenes):
+    """Particles with an inside and an outside, in front of a background."""
+
+    @abstractmethod
+    def background(self, particle: int) -> Background:
+        """What lies behind a particle."""
 
     @abstractmethod
     def surface(self, particle: int) -> Surface:
@@ -59,9 +119,73 @@ class Scenes(nn.Module, ABC):
             ValueError: there is none.
         """
 
-    @abstractmethod
-    def backend(self, device: torch.device) -> str:
-        """The implementation that does the heavy work on a device, in words."""
+    def preview(self) -> Picture:
+        """A row for each particle: front and back, each as colour, opacity, normals."""
+        cameras, size = self.orbit(PREVIEW_VIEWS), self.config.output.preview_size
+        views = (self.render_views(particle, cameras, size, normals=True) for particle in range(self.config.particles))
+        return column([render_strip(view) for view in views])
+
+    def test_cameras(self) -> Cameras:
+        """Views all around."""
+        return self.orbit(TEST_VIEWS)
+
+    def turntable(self, particle: int) -> Float[Tensor, "frames size size 3"]:
+        """The frames of a film all around a particle, on the CPU; sizes are rounded up to even."""
+        output = self.config.output
+        size = output.turntable_size + output.turntable_size % 2
+        cameras = self.orbit(output.turntable_frames)
+        parts = [cameras[start : start + FRAMES_AT_ONCE] for start in range(0, len(cameras), FRAMES_AT_ONCE)]
+        return torch.cat([self.render_views(particle, part, size).rgb.cpu() for part in parts])
+
+    def write_films(self, folder: Path) -> list[Path]:
+        """``turntable.mp4``, or one with a number for each particle."""
+        paths = []
+        for particle in range(self.config.particles):
+            paths.append(self._numbered(folder / "turntable", particle).with_suffix(".mp4"))
+            write_video(paths[-1], self.turntable(particle))
+        return paths
+
+    def write_models(self, folder: Path) -> tuple[list[Path], list[str]]:
+        """``mesh.glb`` and the other formats of ``export``; each particle that has a surface gets its files."""
+        export, paths, problems = self.config.export, [], []
+        for particle in range(self.config.particles):
+            path = self._numbered(folder / "mesh", particle)
+            try:
+                surface = visible_parts(self.surface(particle), export.floater_share, self.may_be_opaque)
+                paths += write_model(surface, export, path, self.config.prompt)
+            except ValueError as error:
+                logger.warning("particle %d has no mesh: %s", particle, error)
+                problems.append(f"particle {particle} has no mesh: {error}")
+        return paths, problems
+
+    def _numbered(self, path: Path, particle: int) -> Path:
+        """The path, with the particle's number where there are several; without an ending."""
+        return path if self.config.particles == 1 else path.with_name(f"{path.name}-{particle}")
+
+
+def training_background(
+    config: RenderConfig, background: Background, cameras: Cameras, size: int, generator: torch.Generator
+) -> Float[Tensor, "batch size size 3"]:
+    """For each view the learnt background or, with a probability, one random colour."""
+    count, device = len(cameras), cameras.c2w.device
+    solid = torch.rand(count, generator=generator) < config.random_background
+    colors = torch.rand(count, 3, generator=generator)
+    colors = config.background_low + (config.background_high - config.background_low) * colors
+    solid, colors = (drawn.to(device)[:, None, None] for drawn in (solid[:, None], colors))
+    _, rays_d = camera_rays(cameras, size, size)
+    if solid.all():
+        return colors.expand_as(rays_d)
+    return torch.where(solid, colors, background(rays_d))
+
+
+def plain_background(
+    config: RenderConfig, background: Background, cameras: Cameras, size: int
+) -> Float[Tensor, "batch size size 3"]:
+    """The learnt background; where training never showed it, the middle of the random colours."""
+    _, rays_d = camera_rays(cameras, size, size)
+    if config.random_background == 1:
+        return torch.full_like(rays_d, (config.background_low + config.background_high) / 2)
+    return background(rays_d)
 
 
 AnyScenes = TypeVar("AnyScenes", bound=Scenes)
@@ -80,10 +204,3 @@ def restore(scenes_class: type[AnyScenes], config: RunConfig, checkpoint: Path) 
     check_state(checkpoint, state, scenes)
     scenes.load_state_dict(state)
     return scenes.eval()
-
-
-def orbit(config: RunConfig, count: int, elevation_deg: float | None = None) -> Cameras:
-    """Evenly spaced cameras at the middle of the training cameras' distances and fields of view."""
-    elevation_deg = config.output.turntable_elevation_deg if elevation_deg is None else elevation_deg
-    distance, fovy_deg = (sum(bounds) / 2 for bounds in (config.cameras.distance, config.cameras.fovy_deg))
-    return turntable_cameras(count, elevation_deg, distance, fovy_deg)

@@ -35,9 +35,18 @@ def stream(seed: int, iteration: int, purpose: Purpose, rank: int = 0, index: in
     """The generator of one purpose in one iteration; ``index`` tells several of a kind apart.
 
     A `SeedSequence` ignores trailing zeros, so the purpose, never 0, comes last. It also keeps these
-    streams apart from the two-number ones that initialise the particles.
+    streams apart from the two-number ones of `particle_generator`.
     """
     state = np.random.SeedSequence([seed, iteration, rank, index, int(purpose)]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def particle_generator(seed: int, index: int) -> torch.Generator:
+    """The stream that initialises a particle. It depends on (seed, index) alone.
+
+    So particle 0 of four starts where a single particle of the same seed does.
+    """
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 

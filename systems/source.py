@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.lineage import check_same_world, check_stage
 from configs.load import from_plain
-from configs.schema import EARLIER_STAGE, RunConfig
+from configs.schema import STAGES, RunConfig
 from systems.checkpoints import read_metadata
 from systems.scenes import AnyScenes, restore
 
@@ -20,7 +20,7 @@ def check_source(config: RunConfig) -> RunConfig:
     """
     if config.source is None:
         raise ValueError(
-            f"source: the stage {config.stage!r} goes on from a run of the stage {EARLIER_STAGE[config.stage]!r}; "
+            f"source: the stage {config.stage!r} goes on from a run of the stage {STAGES[config.stage]!r}; "
             "name one: from=RUN"
         )
     checkpoint = Path(config.source)

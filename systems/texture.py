@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import RunConfig
-from models.background import Background
+from models.fields import Background, TextureField
+from models.mesh import Surface
 from models.mesh_geometry import area_vectors
-from models.scene import particle_generator
 from models.sdf_field import SDFField
-from models.texture_field import TextureField
 from renderers.mesh_renderer import Shading
 from renderers.output import RenderedMesh
 from systems.geometry import GeometryParticles
 from systems.mesh_scenes import MeshScenes, MeshSystem, rendered
-from systems.scenes import Surface
-from systems.seeding import Purpose, stream
+from systems.nerf import hash_grid_groups
+from systems.optimizers import ParameterGroup
+from systems.seeding import Purpose, particle_generator, stream
 from systems.source import load_source
 
 FIT_POINTS = 2**13  # of the surface, an iteration of the fit
@@ -38,11 +38,17 @@ class TextureParticles(MeshScenes):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         generators = [particle_generator(config.seed, index) for index in range(config.particles)]
-        self.particles = nn.ModuleList(TextureField(config.appearance.field, each) for each in generators)
+        radius = config.scene.field.radius
+        self.particles = nn.ModuleList(TextureField(config.appearance.field, radius, each) for each in generators)
         self.backgrounds = nn.ModuleList(Background(config.scene.background, each) for each in generators)
-        self.surfaces = SDFField.several(config.surface.field, config.particles).requires_grad_(False)
+        self.surfaces = SDFField.several(config.surface.field, radius, config.particles).requires_grad_(False)
         self._meshes: dict[int, RenderedMesh] = {}
         self.register_load_state_dict_post_hook(lambda scene, _: scene._meshes.clear())
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Hash tables, and the networks of texture fields and backgrounds."""
+        networks = [*(each.mlp for each in self.particles), *self.backgrounds]
+        return hash_grid_groups(self.config.optimizer, [each.grid for each in self.particles], networks)
 
     def _apply(self, *arguments, **options) -> TextureParticles:
         self._meshes.clear()

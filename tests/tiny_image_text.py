@@ -18,7 +18,7 @@ from transformers import (
 
 from priors.judge_model import Judge, save_judge
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 from tests.tiny_priors import WORDS
 
 CLIP_SIZE = 16  # pixels a side

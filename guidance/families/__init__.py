@@ -1,5 +1,5 @@
-"""One file a family of diffusion models; ``guidance.loading.FAMILIES`` lists them.
+"""One file a family of diffusion models; ``registry.FAMILIES`` lists them by pipeline.
 
-What several of them need: ``latent_diffusion`` (autoencoder, text encoders), ``unet`` and ``flow`` (noise
-schedules), ``attention`` (where LoRA attaches), ``text`` (tokens), ``components`` (loading).
+What several of them need: ``latent_diffusion`` (autoencoder, text encoders), ``unet`` and ``flow`` (networks and their
+noise schedules), ``attention`` (where LoRA attaches), ``text`` (tokens), ``components`` (loading).
 """

@@ -1,7 +1,7 @@
-"""The noise schedule of rectified flows, read from a diffusers scheduler.
+"""What the families of transformers that learnt a rectified flow share: the network's parts, and the noise schedule.
 
-Esser et al. 2024 (arXiv 2403.03206, section 5.3.2): more pixels need more noise to hide the same picture,
-so the times s, evenly spaced on (0, 1], are shifted towards the noisy end,
+The schedule is read from a diffusers scheduler. Esser et al. 2024 (arXiv 2403.03206, section 5.3.2): more pixels need
+more noise to hide the same picture, so the times s, evenly spaced on (0, 1], are shifted towards the noisy end,
 
     s' = k s / (1 + (k - 1) s) = k / (k + 1/s - 1),
 
@@ -11,14 +11,92 @@ shifting", FLUX).
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ModelMixin
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from guidance.families.components import load_component
+from guidance.families.attention import attention_projections
+from guidance.families.components import load_component, require_components
+from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels, load_autoencoder
+from guidance.prior import NetworkTraits
 from guidance.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a transformer reads latents."""
+
+    side: int  # latents along a side of a picture of the size that the model was trained for
+    patch: int  # latents along a side of a token
+    packed: int = 1  # latents that are packed to one before the network reads them
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture."""
+        return (self.side // self.patch) ** 2
+
+
+class FlowTransformerPrior(LatentDiffusionPrior):
+    """A transformer that learnt a flow; abstract in how it reads latents and texts."""
+
+    network_class: ClassVar[type[ModelMixin]]
+    condition_module: ClassVar[str] = "time_text_embed"  # of the network; conditions are added to its output
+
+    @staticmethod
+    @abstractmethod
+    def grid(transformer: nn.Module, autoencoder: AutoencoderKL) -> TokenGrid:
+        """The tokens of its pictures."""
+
+    @classmethod
+    def load_parts(
+        cls,
+        source: Path | str,
+        index: dict[str, Any],
+        components: tuple[str, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[nn.Module, AutoencoderKL, NoiseSchedule]:
+        """Transformer, autoencoder and noise schedule; raises as ``load``."""
+        require_components(source, index, components)
+        transformer = load_component(cls.network_class, source, "transformer", device, torch_dtype=dtype)
+        autoencoder = load_autoencoder(source, device, dtype)
+        return transformer, autoencoder, load_flow_schedule(source, index, cls.grid(transformer, autoencoder).tokens)
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        autoencoder: AutoencoderKL,
+        schedule: NoiseSchedule,
+        tokenizers: tuple[PreTrainedTokenizerBase | None, ...],
+        source: Path | str,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        grid = self.grid(transformer, autoencoder)
+        check_channels("transformer", transformer.config.in_channels, autoencoder, source, grid.packed)
+        super().__init__(
+            network=transformer,
+            autoencoder=autoencoder,
+            schedule=schedule,
+            prediction_type="flow",
+            latent_size=(grid.side, grid.side),
+            traits=NetworkTraits(
+                lora_targets=attention_projections(transformer),
+                condition_module=self.condition_module,
+                condition_width=transformer.inner_dim,
+            ),
+            tokenizers=tokenizers,
+            source=source,
+            device=device,
+            dtype=dtype,
+            patch=grid.patch,
+        )
 
 
 def load_flow_schedule(source: Path | str, index: dict[str, Any], patches: int) -> NoiseSchedule:

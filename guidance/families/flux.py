@@ -32,13 +32,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from guidance.families.attention import attention_projections
-from guidance.families.components import load_component, require_components
-from guidance.families.flow import load_flow_schedule
-from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels, load_autoencoder
-from guidance.families.text import check_tokenizer, tokenize
-from guidance.prior import Latents, NetworkTraits, TextEmbeddings
-from guidance.schedule import NoiseSchedule
+from guidance.families.components import load_component
+from guidance.families.flow import FlowTransformerPrior, TokenGrid
+from guidance.families.registry import family
+from guidance.families.text import load_tokenizer, tokenize
+from guidance.frozen_model import TextEmbeddings
+from guidance.schedule import Latents
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 T5_TOKENS = 512  # diffusers' default for FLUX.1-dev; schnell was trained with 256
@@ -46,56 +45,24 @@ PATCH = 2  # latents along a side of a token
 EMBEDDED_GUIDANCE = 3.5
 
 
-class FluxPrior(LatentDiffusionPrior):
+@family("FluxPipeline", preset="flux")
+class FluxPrior(FlowTransformerPrior):
     """The family's text-to-image models, from a folder or the hub."""
+
+    network_class = FluxTransformer2DModel
 
     @classmethod
     def load(cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FluxPrior:
-        """All parts except the text encoders, which are loaded when a prompt comes.
+        parts = cls.load_parts(source, index, COMPONENTS, device, dtype)
+        kinds = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
+        tokenizers = tuple(load_tokenizer(kind, source, name) for name, kind in kinds.items())
+        return cls(*parts, tokenizers, source, device, dtype)
 
-        Raises:
-            FileNotFoundError: a part, or a file of one, is missing.
-            ValueError: a network of another family or task, or a scheduler that is none of a flow.
-        """
-        require_components(source, index, COMPONENTS)
-        transformer = load_component(FluxTransformer2DModel, source, "transformer", device, torch_dtype=dtype)
-        autoencoder = load_autoencoder(source, device, dtype)
-        schedule = load_flow_schedule(source, index, (latent_side(autoencoder) // PATCH) ** 2)
-        clip = load_component(CLIPTokenizer, source, "tokenizer")
-        t5 = load_component(T5TokenizerFast, source, "tokenizer_2")
-        for tokenizer, name in ((clip, "tokenizer"), (t5, "tokenizer_2")):
-            check_tokenizer(tokenizer, source, name)
-        return cls(transformer, autoencoder, schedule, (clip, t5), source, device, dtype)
-
-    def __init__(
-        self,
-        transformer: FluxTransformer2DModel,
-        autoencoder: AutoencoderKL,
-        schedule: NoiseSchedule,
-        tokenizers: tuple[CLIPTokenizer, T5TokenizerFast],
-        source: Path | str,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        check_channels("transformer", transformer.config.in_channels, autoencoder, source, packed=PATCH**2)
-        side = latent_side(autoencoder)
-        super().__init__(
-            network=transformer,
-            autoencoder=autoencoder,
-            schedule=schedule,
-            prediction_type="flow",
-            latent_size=(side, side),
-            traits=NetworkTraits(
-                lora_targets=attention_projections(transformer),
-                condition_module="time_text_embed",
-                condition_width=transformer.inner_dim,
-            ),
-            tokenizers=tokenizers,
-            source=source,
-            device=device,
-            dtype=dtype,
-            patch=PATCH,
-        )
+    @staticmethod
+    def grid(transformer: nn.Module, autoencoder: AutoencoderKL) -> TokenGrid:
+        """The transformer names no size of its own; the autoencoder's is the family's 1024 pixels."""
+        side = autoencoder.config.sample_size // 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        return TokenGrid(side, PATCH, packed=PATCH**2)
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (
@@ -142,8 +109,3 @@ def positions(rows: int, columns: int, device: torch.device) -> Float[Tensor, "t
     """(0, row, column) of each of a picture's tokens."""
     grid = torch.cartesian_prod(*(torch.arange(n, device=device, dtype=torch.float32) for n in (rows, columns)))
     return nn.functional.pad(grid, (1, 0))
-
-
-def latent_side(autoencoder: AutoencoderKL) -> int:
-    """The transformer names no size of its own; the autoencoder's is the family's 1024 pixels."""
-    return autoencoder.config.sample_size // 2 ** (len(autoencoder.config.block_out_channels) - 1)

@@ -16,8 +16,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from guidance.families.components import load_component
-from guidance.prior import DiffusionPrior, Images, Latents, NetworkTraits, without_autocast
-from guidance.schedule import NoiseSchedule
+from guidance.frozen_model import Images
+from guidance.prior import DiffusionPrior, NetworkTraits, without_autocast
+from guidance.schedule import Latents, NoiseSchedule
 from guidance.vocabulary import read_vocabulary
 
 

@@ -17,13 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from guidance.families.attention import attention_projections
-from guidance.families.components import is_listed, load_component, require_components
-from guidance.families.flow import load_flow_schedule
-from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels, load_autoencoder
-from guidance.families.text import check_tokenizer, tokenize
-from guidance.prior import Latents, NetworkTraits, TextEmbeddings
-from guidance.schedule import NoiseSchedule
+from guidance.families.components import is_listed, load_component
+from guidance.families.flow import FlowTransformerPrior, TokenGrid
+from guidance.families.registry import family
+from guidance.families.text import load_tokenizer, tokenize
+from guidance.frozen_model import TextEmbeddings
+from guidance.schedule import Latents
 
 CLIP = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 T5 = ("tokenizer_3", "text_encoder_3")  # optional
@@ -31,60 +30,25 @@ COMPONENTS = ("transformer", "vae", *(name for pair in CLIP for name in pair), "
 T5_TOKENS = 256  # diffusers' default, the longer of the two in training
 
 
-class StableDiffusion3Prior(LatentDiffusionPrior):
+@family("StableDiffusion3Pipeline", preset="sd35")
+class StableDiffusion3Prior(FlowTransformerPrior):
     """The family's text-to-image models, from a folder or the hub."""
+
+    network_class = SD3Transformer2DModel
 
     @classmethod
     def load(
         cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> StableDiffusion3Prior:
-        """All parts except the text encoders, which are loaded when a prompt comes.
-
-        Raises:
-            FileNotFoundError: a part, or a file of one, is missing.
-            ValueError: a network of another family or task, or a scheduler that is none of a flow.
-        """
         has_t5 = any(is_listed(index, name) for name in T5)
-        require_components(source, index, (*COMPONENTS, *T5) if has_t5 else COMPONENTS)
-        transformer = load_component(SD3Transformer2DModel, source, "transformer", device, torch_dtype=dtype)
-        schedule = load_flow_schedule(source, index, (transformer.config.sample_size // _patch(transformer)) ** 2)
-        autoencoder = load_autoencoder(source, device, dtype)
-        tokenizers = [load_component(CLIPTokenizer, source, name) for name, _ in CLIP]
-        tokenizers.append(load_component(T5TokenizerFast, source, T5[0]) if has_t5 else None)
-        for tokenizer, (name, _) in zip(tokenizers, (*CLIP, T5), strict=True):
-            if tokenizer is not None:
-                check_tokenizer(tokenizer, source, name)
-        return cls(transformer, autoencoder, schedule, tuple(tokenizers), source, device, dtype)
+        parts = cls.load_parts(source, index, (*COMPONENTS, *T5) if has_t5 else COMPONENTS, device, dtype)
+        clip = (load_tokenizer(CLIPTokenizer, source, name) for name, _ in CLIP)
+        tokenizers = (*clip, load_tokenizer(T5TokenizerFast, source, T5[0]) if has_t5 else None)
+        return cls(*parts, tokenizers, source, device, dtype)
 
-    def __init__(
-        self,
-        transformer: SD3Transformer2DModel,
-        autoencoder: AutoencoderKL,
-        schedule: NoiseSchedule,
-        tokenizers: tuple[CLIPTokenizer, CLIPTokenizer, T5TokenizerFast | None],
-        source: Path | str,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        check_channels("transformer", transformer.config.in_channels, autoencoder, source)
-        side = transformer.config.sample_size
-        super().__init__(
-            network=transformer,
-            autoencoder=autoencoder,
-            schedule=schedule,
-            prediction_type="flow",
-            latent_size=(side, side),
-            traits=NetworkTraits(
-                lora_targets=attention_projections(transformer),
-                condition_module="time_text_embed",
-                condition_width=transformer.inner_dim,
-            ),
-            tokenizers=tokenizers,
-            source=source,
-            device=device,
-            dtype=dtype,
-            patch=_patch(transformer),
-        )
+    @staticmethod
+    def grid(transformer: nn.Module, autoencoder: AutoencoderKL) -> TokenGrid:
+        return TokenGrid(transformer.config.sample_size, transformer.config.patch_size)
 
     def _load_text_encoders(self) -> tuple[nn.Module | None, ...]:
         def load(component: type, name: str) -> nn.Module:
@@ -126,7 +90,3 @@ class StableDiffusion3Prior(LatentDiffusionPrior):
             encoder_hidden_states=text.tokens.to(dtype),
             pooled_projections=text.pooled.to(dtype),
         ).sample.float()
-
-
-def _patch(transformer: SD3Transformer2DModel) -> int:
-    return transformer.config.patch_size

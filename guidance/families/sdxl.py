@@ -14,74 +14,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from guidance.families.components import load_component, require_components
-from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels, load_autoencoder
-from guidance.families.text import check_tokenizer, tokenize
-from guidance.families.unet import load_variance_preserving, read_scheduler, sample_size_of, unet_traits
-from guidance.prior import Latents, TextEmbeddings
+from guidance.families.latent_diffusion import load_autoencoder
+from guidance.families.registry import family
+from guidance.families.text import load_tokenizer, tokenize
+from guidance.families.unet import UNetPrior, load_variance_preserving
+from guidance.frozen_model import TextEmbeddings
+from guidance.schedule import Latents
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
-class StableDiffusionXLPrior(LatentDiffusionPrior):
+@family("StableDiffusionXLPipeline", preset="sdxl")
+class StableDiffusionXLPrior(UNetPrior):
     """The family's base models, from a folder or the hub."""
+
+    zero_empty: bool = True  # whether the model was trained with zeros for an empty prompt; diffusers' default
 
     @classmethod
     def load(
         cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> StableDiffusionXLPrior:
-        """All parts except the text encoders, which are loaded when a prompt comes.
-
-        Raises:
-            FileNotFoundError: a part, or a file of one, is missing.
-            ValueError: a UNet of another family or task, or noise or a prediction type that isn't supported.
-        """
         require_components(source, index, COMPONENTS)
         scheduler = load_variance_preserving(source, index)
         unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
         autoencoder = load_autoencoder(source, device, dtype)
-        tokenizers = tuple(load_component(CLIPTokenizer, source, name) for name in ("tokenizer", "tokenizer_2"))
-        for name, tokenizer in zip(("tokenizer", "tokenizer_2"), tokenizers, strict=True):
-            check_tokenizer(tokenizer, source, name)
-        zero_empty = index.get("force_zeros_for_empty_prompt", True)  # diffusers' default
-        return cls(unet, autoencoder, scheduler, tokenizers, zero_empty, source, device, dtype)
-
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        autoencoder: AutoencoderKL,
-        scheduler: DDPMScheduler,
-        tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
-        zero_empty: bool,
-        source: Path | str,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        check_channels("UNet", unet.config.in_channels, autoencoder, source)
+        tokenizers = tuple(load_tokenizer(CLIPTokenizer, source, name) for name in ("tokenizer", "tokenizer_2"))
         if unet.config.addition_embed_type != "text_time":
             raise ValueError(
                 f"prior: the UNet of {str(source)!r} has addition_embed_type {unet.config.addition_embed_type!r}; "
                 "Stable Diffusion XL's is 'text_time' (pooled text and sizes); fetch the model again"
             )
-        schedule, prediction_type = read_scheduler(scheduler, source)
-        super().__init__(
-            network=unet,
-            autoencoder=autoencoder,
-            schedule=schedule,
-            prediction_type=prediction_type,
-            latent_size=sample_size_of(unet),
-            traits=unet_traits(unet),
-            tokenizers=tokenizers,
-            source=source,
-            device=device,
-            dtype=dtype,
-        )
-        self.zero_empty = zero_empty
+        prior = cls(unet, autoencoder, scheduler, tokenizers, source, device, dtype)
+        prior.zero_empty = index.get("force_zeros_for_empty_prompt", prior.zero_empty)
+        return prior
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (

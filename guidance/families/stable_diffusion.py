@@ -10,65 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from guidance.families.components import load_component, require_components
-from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels
-from guidance.families.text import check_tokenizer, tokenize
-from guidance.families.unet import load_variance_preserving, read_scheduler, sample_size_of, unet_traits
-from guidance.prior import Latents, TextEmbeddings
+from guidance.families.registry import family
+from guidance.families.text import load_tokenizer, tokenize
+from guidance.families.unet import UNetPrior, load_variance_preserving
+from guidance.frozen_model import TextEmbeddings
+from guidance.schedule import Latents
 
 COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-class StableDiffusionPrior(LatentDiffusionPrior):
+@family("StableDiffusionPipeline", preset="sd21")
+class StableDiffusionPrior(UNetPrior):
     """The family's text-to-image models, from a folder or the hub."""
 
     @classmethod
     def load(
         cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> StableDiffusionPrior:
-        """All parts except the text encoder, which is loaded when a prompt comes.
-
-        Raises:
-            FileNotFoundError: a part, or a file of one, is missing.
-            ValueError: an inpainting or image-to-image UNet, or a prediction type that is no text-to-image one.
-        """
         require_components(source, index, COMPONENTS)
         scheduler = load_variance_preserving(source, index)
         unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
         autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
-        tokenizer = load_component(CLIPTokenizer, source, "tokenizer")
-        check_tokenizer(tokenizer, source)
-        return cls(unet, autoencoder, scheduler, tokenizer, source, device, dtype)
-
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        autoencoder: AutoencoderKL,
-        scheduler: DDPMScheduler,
-        tokenizer: CLIPTokenizer,
-        source: Path | str,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        check_channels("UNet", unet.config.in_channels, autoencoder, source)
-        schedule, prediction_type = read_scheduler(scheduler, source)
-        super().__init__(
-            network=unet,
-            autoencoder=autoencoder,
-            schedule=schedule,
-            prediction_type=prediction_type,
-            latent_size=sample_size_of(unet),
-            traits=unet_traits(unet),
-            tokenizers=(tokenizer,),
-            source=source,
-            device=device,
-            dtype=dtype,
-        )
+        tokenizer = load_tokenizer(CLIPTokenizer, source, "tokenizer")
+        return cls(unet, autoencoder, scheduler, (tokenizer,), source, device, dtype)
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),)

@@ -9,7 +9,16 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5TokenizerFast
 
+from guidance.families.components import load_component
+
 PARTS = "prompt, text.negative, text.view_template or guidance.nfsd.low_quality"  # of what is encoded
+
+
+def load_tokenizer(kind: type[PreTrainedTokenizerBase], source: Path | str, name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of a model, checked; raises as ``load_component`` and ``check_tokenizer``."""
+    tokenizer = load_component(kind, source, name)
+    check_tokenizer(tokenizer, source, name)
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, name: str = "tokenizer") -> None:

@@ -1,17 +1,49 @@
-"""What the families with a UNet share: variance-preserving schedules of eps or v, and where LoRA attaches."""
+"""What the families with a UNet share: variance-preserving noise, predictions of eps or v, and where LoRA attaches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler, UNet2DConditionModel
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTokenizer
 
 from guidance.families.components import load_component
+from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels
 from guidance.prior import NetworkTraits
 from guidance.schedule import NoiseSchedule
 
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+class UNetPrior(LatentDiffusionPrior):
+    """A UNet with variance-preserving noise; abstract in the texts that it reads."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        autoencoder: AutoencoderKL,
+        scheduler: DDPMScheduler,
+        tokenizers: tuple[CLIPTokenizer | None, ...],
+        source: Path | str,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        check_channels("UNet", unet.config.in_channels, autoencoder, source)
+        schedule, prediction_type = read_scheduler(scheduler, source)
+        super().__init__(
+            network=unet,
+            autoencoder=autoencoder,
+            schedule=schedule,
+            prediction_type=prediction_type,
+            latent_size=sample_size_of(unet),
+            traits=unet_traits(unet),
+            tokenizers=tokenizers,
+            source=source,
+            device=device,
+            dtype=dtype,
+        )
 
 
 def load_variance_preserving(source: Path | str, index: dict[str, Any]) -> DDPMScheduler:

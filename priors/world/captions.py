@@ -17,7 +17,7 @@ import numpy as np
 
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.classes import CLASSES
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 
 HELD_OUT_FILE = Path(__file__).with_name("held_out.json")
 _MEDIA = ("picture", "photo", "render")

@@ -24,7 +24,8 @@ from priors.world.appearance import COLORS, PATTERNS, Appearance, render, sample
 from priors.world.captions import held_out_pairs, sample_caption
 from priors.world.classes import CLASSES, build_solid
 from priors.world.solids import RADIUS, Solid
-from renderers.cameras import VIEW_WORDS, Cameras, CameraSampling, ViewThresholds, orbit_cameras, view_index
+from renderers.cameras import Cameras, orbit_cameras, view_index
+from renderers.config import VIEW_WORDS, CameraSampling, ViewThresholds
 
 #: Cameras and view words of the world. ``configs/prior/mini.yaml`` uses the same. The solids' bounding sphere
 #: (``solids.RADIUS`` around the origin) fills 80% of the frame from afar with a wide field of view, and 95% from

@@ -15,13 +15,13 @@ from pathlib import Path
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from configs.runs import NEWEST
 from configs.schema import OutputConfig
-from renderers.whole_files import whole_file
+from files.whole_files import whole_file
 from systems.base import DistillationSystem
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.interruption import Interruption
 from systems.collapse import CollapseError
+from systems.layout import CHECKPOINTS, checkpoint_path, iteration_of, newest_path
 
 
 class Checkpoints(Checkpoint):
@@ -31,7 +31,7 @@ class Checkpoints(Checkpoint):
         self, config: OutputConfig, folder: Path, interruption: Interruption, detection: CollapseDetection
     ) -> None:
         self.config = config
-        self.folder = folder / "checkpoints"
+        self.folder = folder
         self.interruption = interruption
         self.detection = detection
         self._saved_at = time.monotonic()
@@ -66,12 +66,12 @@ class Checkpoints(Checkpoint):
         iteration = int(system.iteration)
         if iteration == self._saved_iteration:
             return
-        path = self.folder / f"{iteration:06d}.ckpt"
+        path = checkpoint_path(self.folder, iteration)
         trainer.save_checkpoint(path)
         self._saved_at, self._saved_iteration, self._saved = time.monotonic(), iteration, path
         if trainer.is_global_zero:
-            link(path, self.folder / NEWEST)
-            for old in by_age(self.folder, iteration)[: -self.config.keep_checkpoints]:
+            link(path, newest_path(self.folder))
+            for old in by_age(path.parent, iteration)[: -self.config.keep_checkpoints]:
                 old.unlink()
 
 
@@ -81,8 +81,8 @@ def by_age(folder: Path, iteration: int) -> list[Path]:
     Those beyond it come first: they are of an attempt before the run was resumed from an earlier one. (The times of
     files don't tell: a copy or a touch changes them.)
     """
-    numbered = [path for path in folder.glob("[0-9]*.ckpt") if path.stem.isdecimal()]
-    return sorted(numbered, key=lambda path: (int(path.stem) <= iteration, int(path.stem)))
+    numbered = [(number, path) for path in folder.glob(CHECKPOINTS) if (number := iteration_of(path)) is not None]
+    return [path for number, path in sorted(numbered, key=lambda pair: (pair[0] <= iteration, pair[0]))]
 
 
 def link(path: Path, name: Path) -> None:

@@ -7,31 +7,19 @@ A scene must look dead ``patience`` times in a row, counted for each particle; m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from lightning import Callback, Trainer
 
-from configs.schema import CollapseConfig, RunConfig
-from renderers.output import RenderOutput
+from configs.schema import CollapseConfig
 from systems.base import DistillationSystem
-from systems.collapse import CollapseError, require_finite
-
-
-@dataclass(frozen=True)
-class Vitals:
-    """What tells a living scene from a dead one, averaged over an iteration's views (and ranks)."""
-
-    opacity: float  # mean
-    opaque: float  # share of pixels of opacity above 0.99
-    saturated: float  # share of channels of opaque pixels that are at 0 or 1 (within 1/255); 0 if none is opaque
+from systems.collapse import CollapseError, Vitals, measure, require_finite
 
 
 class CollapseDetection(Callback):
     """Raises a `CollapseError` when a particle has looked dead for long enough."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config: CollapseConfig = config.collapse
+    def __init__(self, config: CollapseConfig) -> None:
+        self.config = config
         self.counts: dict[tuple[int, str], int] = {}  # by particle and symptom, of looks in a row
 
     @property
@@ -73,12 +61,3 @@ class CollapseDetection(Callback):
             return vitals
         values = torch.tensor(list(vars(vitals).values()), device=trainer.strategy.root_device)
         return Vitals(*trainer.strategy.reduce(values, reduce_op="mean").tolist())
-
-
-def measure(views: RenderOutput) -> Vitals:
-    """The vitals of rendered views."""
-    opaque = views.opacity[..., 0] > 0.99
-    colors = views.rgb[opaque]
-    at_limit = (colors < 1 / 255) | (colors > 254 / 255)
-    saturated = at_limit.float().mean().item() if colors.numel() else 0.0
-    return Vitals(views.opacity.mean().item(), opaque.float().mean().item(), saturated)

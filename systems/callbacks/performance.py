@@ -1,16 +1,18 @@
-"""How fast a run is and how much memory it takes."""
+"""How far a run is, how fast, and how much memory it takes."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from systems.base import DistillationSystem
-from systems.loggers import log_interval
+from systems.outputs.loggers import log_interval
 
 
 class Performance(Callback):
@@ -29,7 +31,7 @@ class Performance(Callback):
         now = time.monotonic()
         self.seconds += now - self._started
         self._started = now
-        every = log_interval(system.config)
+        every = log_interval(system.iterations)
         if (batch_idx + 1) % every == 0:  # when Lightning passes on what was logged
             system.log("perf/iterations_per_second", every / max(now - self._lap, 1e-9))
             system.log("perf/peak_memory_mb", peak_memory_mb(system.device))
@@ -40,6 +42,25 @@ class Performance(Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds = state_dict["seconds"]
+
+
+class Progress(TQDMProgressBar):
+    """A bar over the whole run, also where it was resumed: iterations, iterations a second and both losses."""
+
+    def on_train_epoch_start(self, trainer: Trainer, system: DistillationSystem) -> None:
+        super().on_train_epoch_start(trainer, system)
+        bar = self.train_progress_bar
+        bar.set_description("iterations")
+        bar.total, bar.initial, bar.n = system.iterations, int(system.iteration), int(system.iteration)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, system: DistillationSystem, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, system, outputs, batch, int(system.iteration) - 1)
+
+    def get_metrics(self, trainer: Trainer, system: DistillationSystem) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, system)
+        return {name.removeprefix("loss/"): value for name, value in metrics.items() if name != "v_num"}
 
 
 def peak_memory_mb(device: torch.device) -> float:

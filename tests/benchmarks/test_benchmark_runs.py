@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import text_to_3d
 from configs.load import load_config
-from configs.pipeline import begin
-from configs.runs import RUN_FOLDER_VARIABLE, create_run_folder, write_config
 from priors.world.classes import CLASSES
+from runs.folder import create_run_folder, write_config
+from runs.pipeline import begin
+from runs.processes import RUN_FOLDER_VARIABLE
 
 CONFIG = "configs/vsd-nerf.yaml"
 

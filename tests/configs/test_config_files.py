@@ -1,19 +1,33 @@
 """Every YAML of configs/ loads, with every prior and on every device."""
 
+import itertools
 from dataclasses import asdict
 
 import pytest
+import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from configs import load, sources
 from configs.errors import ConfigError
 from configs.fields import flatten, leaves
-from configs.schema import STAGES
-from configs.sources import CONFIG_FOLDER, DEFAULTS_FILE, PRESET_FOLDER, config_files, preset_names, read_yaml
+from configs.schema import STAGES, RunConfig
+from configs.sources import (
+    BASE_KEY,
+    CONFIG_FOLDER,
+    DEFAULTS_FILE,
+    PRESET_FOLDER,
+    Case,
+    PriorChoice,
+    config_files,
+    default_sources,
+    preset_names,
+    preset_sources,
+    read_yaml,
+)
 from guidance.families.flow import flow_schedule
-from guidance.losses import IMAGE_LOSSES, LOSSES
+from guidance.registry import LOSSES
 from guidance.schedule import NoiseSchedule
-from renderers.cameras import ViewThresholds
+from priors.world.dataset import THRESHOLDS
 
 PRESETS = sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
 CONFIGS = [path.stem for path in config_files()]
@@ -22,7 +36,7 @@ CONFIGS = [path.stem for path in config_files()]
 def loaded(config="vsd-nerf", prior="mini", device="cpu", monkeypatch=None, **overrides):
     if monkeypatch is not None:
         monkeypatch.setattr(load, "find_device", lambda accelerator: device)
-        monkeypatch.setattr(load.torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     return load.load_config(CONFIG_FOLDER / f"{config}.yaml", {"prior": prior, **overrides}).config
 
 
@@ -48,7 +62,7 @@ def test_no_file_is_left_out():
 
 NAMES_OF_PARTS = {
     "by_stage": {*STAGES},
-    "by_loss": {*LOSSES, *IMAGE_LOSSES},
+    "by_loss": set(LOSSES),
     "by_particles": {"one", "several"},
     "by_device": {"cpu", "cuda"},
 }
@@ -64,11 +78,48 @@ def parts_of_a_preset(values):
             yield from inner
 
 
-@pytest.mark.parametrize("path", [DEFAULTS_FILE, *sorted(PRESET_FOLDER.glob("*.yaml"))], ids=lambda path: path.stem)
+PRESET_FILES = [DEFAULTS_FILE, *sorted(PRESET_FOLDER.rglob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
 def test_every_part_of_a_preset_is_used(path):
     """A part under the name of no stage, loss, number or device would be ignored."""
     for _, heading, name in parts_of_a_preset(read_yaml(path)):
         assert heading is None or name in NAMES_OF_PARTS[heading]
+
+
+CASES = [Case(*parts) for parts in itertools.product(STAGES, LOSSES, (1, 4), ("cpu", "cuda"))]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_files_state_only_what_differs(preset):
+    """Each value of a preset, its bases and the defaults changes the outcome of some case."""
+    needed, stated = set(), set()
+    for case in CASES:
+        values = flatten(RunConfig())
+        places = dict.fromkeys(values, None)
+        for source in [*default_sources(case), *preset_sources(PriorChoice(preset), case)]:
+            for key, value in leaves(source.values, source.where):
+                stated.add((source.where, key))
+                before = values[key]
+                value = tuple(value) if isinstance(before, tuple) else value
+                if value != before:
+                    places[key] = source.where
+                values[key] = value
+        needed |= {(place, key) for key, place in places.items()}
+    superfluous = {(place, key) for place, key in stated - needed if preset in place}
+    assert superfluous <= {(f"configs/prior/{preset}.yaml", "prior.preset"), ("configs/prior/mini.yaml", "prior.path")}
+
+
+@pytest.mark.parametrize(("base", "message"), [("512", "did you mean '512px'"), ("a", "base: 'a' is no other base")])
+def test_a_base_that_is_not_there(base, message, tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/512px.yaml").write_text("seed: 3\n")
+    (tmp_path / "base/a.yaml").write_text("base: a\n")
+    (tmp_path / "mini.yaml").write_text(f"base: {base!r}\n")
+    monkeypatch.setattr(sources, "PRESET_FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        loaded()
 
 
 def test_only_the_radiance_fields_of_vsd_are_trained_otherwise_where_there_are_several():
@@ -80,21 +131,22 @@ def test_only_the_radiance_fields_of_vsd_are_trained_otherwise_where_there_are_s
 
     assert settings("vsd-nerf", "1") == (800, 7.5, 8)
     assert settings("vsd-nerf", "4") == (400, 1.5, 32)
-    for config in ("sds-nerf", "csd-nerf", "image-vsd"):
+    for config in ("sds-nerf", "csd-nerf", "image"):
         assert settings(config, "4") == settings(config, "1")
 
 
 def fields_of_a_preset(path):
     """The full keys that it sets in any case."""
-    return {key for part, _, _ in parts_of_a_preset(read_yaml(path)) for key, _, _ in leaves(part, str(path))}
+    values = {key: value for key, value in read_yaml(path).items() if key != BASE_KEY}
+    return {key for part, _, _ in parts_of_a_preset(values) for key, _ in leaves(part, str(path))}
 
 
 def test_the_projects_configurations_state_nothing_that_a_preset_adapts():
     """What is stated wins, so a copy would hold on to the value."""
-    adapted = set().union(*map(fields_of_a_preset, [DEFAULTS_FILE, *PRESET_FOLDER.glob("*.yaml")]))
+    adapted = set().union(*map(fields_of_a_preset, PRESET_FILES))
     for path in config_files():
         values = {key: value for key, value in read_yaml(path).items() if key != "prior"}
-        assert not adapted & {key for key, _, _ in leaves(values, str(path))}, path
+        assert not adapted & {key for key, _ in leaves(values, str(path))}, path
 
 
 def copied(tmp_path, config, prior="mini", **changes):
@@ -121,7 +173,7 @@ def test_a_renamed_copy_is_the_same_job(config, tmp_path):
         ("vsd-nerf", "mini", "iterations", 2000),
         ("vsd-geometry", "mini", "iterations", 2000),
         ("vsd-texture", "flux", "iterations", 2000),
-        ("image-vsd", "mini", "noise", "{t_max: [[0, 0.9]]}"),
+        ("image", "mini", "noise", "{t_max: [[0, 0.9]]}"),
         ("dreamfields-nerf", "mini", "seed", 5),
         ("csd-nerf", "sd21", "render", "{size: 256}"),
     ],
@@ -131,7 +183,7 @@ def test_a_copy_with_a_line_more_differs_in_that_field_alone(config, prior, key,
     assert len(changed) == 2 and "name" in changed and any(each.startswith(key) for each in changed)
 
 
-@pytest.mark.parametrize("config", ["sds-nerf", "image-sds", "vsd-geometry"])
+@pytest.mark.parametrize("config", ["sds-nerf", "vsd-geometry"])
 def test_a_copys_guidance_scale_is_the_one_that_it_states(config, tmp_path):
     text = (CONFIG_FOLDER / f"{config}.yaml").read_text().replace("loss: sds", "loss: sds\n  guidance_scale: 33")
     (tmp_path / f"{config}.yaml").write_text(text)
@@ -174,13 +226,13 @@ def test_the_papers_settings_go_with_stable_diffusion(device, monkeypatch):
     ],
 )
 def test_the_playground_is_short_with_every_prior(prior, t_max, monkeypatch):
-    config = loaded("image-vsd", prior, "cuda", monkeypatch)
+    config = loaded("image", prior, "cuda", monkeypatch)
     assert config.noise.t_max == t_max and config.iterations == 2 * t_max[1][0]
 
 
 def test_the_bundled_prior_gets_the_views_it_was_trained_on():
     result = loaded("vsd-nerf", "mini")
-    assert result.text.view_thresholds == ViewThresholds()
+    assert result.text.view_thresholds == THRESHOLDS
     # The annealing of the noise lies inside the run.
     assert result.noise.t_max[-1][0] < result.iterations
 

@@ -6,8 +6,8 @@ import pytest
 
 from configs import sources
 from configs.errors import ConfigError
-from configs.fields import alternatives, flatten, type_of
-from configs.load import beyond_the_end, build, load_config, load_saved, read_overrides, to_yaml
+from configs.fields import flatten, takes_text, type_of
+from configs.load import build, from_plain, load_config, load_saved, read_overrides, to_yaml
 from configs.schema import PriorConfig, RunConfig
 from configs.sources import (
     CONFIG_FOLDER,
@@ -46,6 +46,7 @@ PROMPTS = [
     "\\${x} \\\\${y} \\",
     "???  mug",
     "ein grüner Becher, 日本語, 🍵",
+    "???",
     "two\nlines\tand a tab\x07",
     "  spaces around  ",
     "x" * 5000,
@@ -63,13 +64,6 @@ def test_a_prompt_survives_the_command_line_and_the_saved_file(prompt, tmp_path)
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     saved, wanted = load_saved(tmp_path / "config.yaml", {})
     assert saved == config == wanted
-
-
-def test_noise_that_would_change_after_the_end_is_told():
-    assert beyond_the_end(load_config(VSD, {}).config) == []
-    short = beyond_the_end(load_config(VSD, {"iterations": "320"}).config)
-    assert len(short) == 1 and "noise.t_max comes to 0.5 at iteration 320, beyond this run's 320" in short[0]
-    assert beyond_the_end(load_config(VSD, {"iterations": "321"}).config) == []
 
 
 @pytest.fixture
@@ -135,48 +129,55 @@ def test_values_that_only_the_preset_makes_valid(files, tmp_path):
     assert load_config(files, {"scene.field.grid.finest_resolution": "8"}).config.scene.field.grid.levels == 16
 
 
-@pytest.mark.parametrize("key", [key for key in flatten(RunConfig()) if str not in alternatives(type_of(key, ""))])
+@pytest.mark.parametrize("key", [key for key in flatten(RunConfig()) if not takes_text(type_of(key, ""))])
 def test_a_wrong_type_is_refused_under_its_full_key(key):
     for wrong in ("word", "{a: 1}", "[[[x]]]"):
-        with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .* in the command line is not "):
+        with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .* in the command line: must be "):
             from_command_line(f"{key}={wrong}")
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("render.size=0", r"render\.size: 0 must be positive\nrender\.size is set in the command line"),
-        ("scene.field.grid.levels=0", r"scene\.field\.grid\.levels: 0 is too few"),
-        ("guidance.loss=foo", r"guidance\.loss: 'foo' is unknown; use one of vsd"),
-        ("noise.t_max=[[0, 2]]", r"noise\.t_max: values are fractions"),
+        ("render.size=0", r"render\.size: 0 in the command line: must be a positive whole number; the default is 512$"),
+        ("scene.field.grid.levels=0", r"scene\.field\.grid\.levels: 0 in the command line: must be a positive whole"),
+        ("scene.field.grid.features=3", r"scene\.field\.grid\.features: 3 .*: must be one of 1, 2, 4, 8"),
+        ("guidance.loss=foo", r"guidance\.loss: 'foo'"),
+        ("noise.t_max=[[0, 2]]", r"noise\.t_max: \[\[0, 2\]\] in the command line: values must lie in \[0, 1\]"),
         ("noise.t_min=[[0, 0.6]]", r"noise\.t_min and noise\.t_max: at iteration 5000 the range .* 0.6 is above 0.5"),
         ("noise.t_min=[[0, 0], [4000, 1], [4000, 0]]", r"noise\.t_min and noise\.t_max: at iteration 4000 the range"),
-        ("optimizer.lr_grid=[[5, 1], [2, 1]]", r"optimizer\.lr_grid: iterations must not decrease"),
-        ("optimizer.lr_grid=[[0.5, 1]]", r"optimizer\.lr_grid: iterations must be whole numbers"),
-        ("optimizer.lr_mlp=[[0, -1]]", r"optimizer\.lr_mlp: .* holds values below 0"),
-        ("optimizer.betas=[2, 3]", r"optimizer\.betas: .* must be two numbers in \[0, 1\)"),
-        ("estimator_optimizer.lr=.inf", r"estimator_optimizer\.lr: inf is not finite"),
-        ("estimator_optimizer.weight_decay=.nan", r"estimator_optimizer\.weight_decay: nan is not finite"),
-        ("cameras.distance=[.nan, .nan]", r"cameras\.distance: .* is not finite"),
-        ("regularizers.entropy=[[0, -1]]", r"regularizers\.entropy: .* holds values below 0"),
-        ("output.mesh_resolution=1", r"output\.mesh_resolution: 1 is too small"),
-        ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .* is no list of \[iteration, value\] pairs"),
-        ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: the range \[50, 40\] is empty"),
+        ("optimizer.lr_grid=[[5, 1], [2, 1]]", r"optimizer\.lr_grid: .*: iterations must not decrease"),
+        ("optimizer.lr_grid=[[0.5, 1]]", r"optimizer\.lr_grid: .*: iterations must be whole numbers"),
+        ("optimizer.lr_mlp=[[0, -1]]", r"optimizer\.lr_mlp: .*: values must be 0 or more"),
+        ("optimizer.lr_mlp=[[0, .nan]]", r"optimizer\.lr_mlp: .*: must be a list of \[iteration, value\] pairs"),
+        ("optimizer.lr_mlp=[]", r"optimizer\.lr_mlp: .*: must be a list of \[iteration, value\] pairs"),
+        ("optimizer.betas=[2, 3]", r"optimizer\.betas: .*: must be a list of 2, each a number in \[0, 1\)"),
+        ("estimator_optimizer.lr=.inf", r"estimator_optimizer\.lr: inf .*: must be a positive number"),
+        ("estimator_optimizer.weight_decay=.nan", r"estimator_optimizer\.weight_decay: nan .*: must be a number"),
+        ("cameras.distance=[.nan, .nan]", r"cameras\.distance: .*: must be a list of 2, each a positive number"),
+        ("regularizers.entropy=[[0, -1]]", r"regularizers\.entropy: .*: values must be 0 or more"),
+        ("output.mesh_resolution=1", r"output\.mesh_resolution: 1 .*: must be a whole number from 2 on"),
+        ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .*: must be a list of \[iteration, value\] pairs"),
+        ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: .*: the range \[50, 40\] is empty"),
         ("prior.precision=fp16", r"prior.precision: 'fp16' with trainer.precision 'auto': the estimator's gradients"),
+        ("prior.precision=fp61", r"prior.precision: 'fp61' .*: must be one of auto, .*; did you mean 'fp16'\?$"),
         (
             "scene.field.density_init.kind=scene",
-            r"scene.field.density_init.kind: 'scene' is dense beyond scene_radius 2.5",
+            r"scene.field.density_init.kind and scene.field.radius: 'scene' is dense beyond scene_radius 2.5",
         ),
-        ("text.view_template={view} view", r"text\.view_template: '\{view\} view' must contain \{prompt\}"),
-        ("text.embedded_guidance=-1", r"text\.embedded_guidance: -1 must be 0 or more"),
-        ("text.view_thresholds.bottom_deg=80", r"text\.view_thresholds: need -90 <= bottom_deg"),
+        ("text.view_template={view} view", r"text\.view_template: '\{view\} view' .*must contain \{prompt\}"),
+        ("text.embedded_guidance=-1", r"text\.embedded_guidance: -1"),
+        (
+            "text.view_thresholds.bottom_deg=80",
+            r"text\.view_thresholds\.bottom_deg and text\.view_thresholds\.overhead",
+        ),
         ("text.view_thresholds.front_deg=170", r"text\.view_thresholds\.front_deg and text\.view_thresholds\.back_deg"),
-        ("render.background_low=1.5", r"render\.background_low and render\.background_high: need"),
-        ("trainer.accelerator=tpu", r"trainer\.accelerator: 'tpu' is not one of auto, cpu, cuda"),
-        ("output.run=../x", r"output\.run: '\.\./x' is no folder name"),
-        ("name=../x", r"name: '\.\./x' is no folder name"),
-        ("seed=-1", r"seed: -1 must be 0 or more"),
-        ("prompt= ", r"prompt: ' ' is empty; say what to make"),
+        ("render.background_low=1.5", r"render\.background_low: 1\.5 .*: must be a number in \[0, 1\]"),
+        ("trainer.accelerator=tpu", r"trainer\.accelerator: 'tpu' .*: must be one of auto, cpu, cuda"),
+        ("output.run=../x", r"output\.run: '\.\./x' .*: must be a folder name"),
+        ("name=../x", r"name: '\.\./x' .*: must be a folder name"),
+        ("seed=-1", r"seed: -1 .*: must be a whole number from 0 on"),
+        ("prompt= ", r"prompt: ' ' .*: must say what to make"),
     ],
 )
 def test_a_value_out_of_range_is_refused_under_its_full_key(argument, message):
@@ -192,7 +193,7 @@ def test_a_negative_prompt_that_no_score_reads_is_refused():
 
 
 def test_clip_guidance_has_no_autoencoder():
-    with pytest.raises(ConfigError, match=r"regularizers\.reconstruction: the loss 'clip' looks at images without"):
+    with pytest.raises(ConfigError, match=r"regularizers\.reconstruction: the loss 'clip' reads images without"):
         from_command_line("guidance.loss=clip", "regularizers.reconstruction=[[0, 1]]")
 
 
@@ -204,10 +205,12 @@ def test_clip_guidance_has_no_autoencoder():
         ("zzz.size=3", "zzz: unknown key in the command line; allowed: appearance, cameras, "),
         ("render.size.x=3", "render.size.x: unknown key in the command line; render.size is a field"),
         ("render=3", "render: 3 in the command line, but render is a section; set one of its fields: render.size"),
-        ("render.size=[1", "render.size: '[1' in the command line is not a whole number"),
-        ("render.size=${seed}", "render.size: '${seed}' in the command line is not a whole number"),
-        ("cameras.distance=[1, 2, 3]", "cameras.distance: [1, 2, 3] in the command line is not a list of 2"),
-        ("prompt=???", "prompt: '???' in the command line is OmegaConf's mark"),
+        ("render.size=[1", "render.size: '[1' in the command line: must be a positive whole number"),
+        ("render.size=${seed}", "render.size: '${seed}' in the command line: must be a positive whole number"),
+        (
+            "cameras.distance=[1, 2, 3]",
+            "cameras.distance: [1, 2, 3] in the command line: must be a list of 2, each a positive number",
+        ),
         ("prompt=\udcff", "prompt: '\\udcff' holds bytes that are not UTF-8"),
     ],
 )
@@ -234,7 +237,7 @@ def test_numbers_and_lists_on_the_command_line():
 @pytest.mark.parametrize("value", ["yes", "1e3", "12", "null", "[a, b]"])
 def test_yaml_that_reads_a_text_as_something_else_is_refused(value, tmp_path):
     (tmp_path / "job.yaml").write_text(f"prompt: {value}")
-    with pytest.raises(ConfigError, match=r"prompt: .*job\.yaml is not a text; put it in quotes"):
+    with pytest.raises(ConfigError, match=r"prompt: .*job\.yaml: must be a text; put it in quotes"):
         load_config(tmp_path / "job.yaml", {})
 
 
@@ -333,7 +336,61 @@ def test_a_loss_scale_needs_cuda():
 
 
 def test_an_error_names_the_last_place_that_set_the_value():
-    sources_ = [Source("a.yaml", {"render": {"size": 5}}), Source("b.yaml", {"render": {"size": -1}})]
+    places = [Source("a.yaml", {"render": {"size": 5}}), Source("b.yaml", {"render": {"size": -1}})]
+    with pytest.raises(ConfigError, match=r"^render\.size: -1 in b\.yaml: must be a positive whole number"):
+        build(places)
+    values = {"render": {"background_low": 0.8}}
     with pytest.raises(ConfigError) as raised:
-        build(sources_)
-    assert str(raised.value) == "render.size: -1 must be positive\nrender.size is set in b.yaml"
+        build([Source("a.yaml", values), Source("b.yaml", {"render": {"background_high": 0.5}}), places[0]])
+    first, *rest = str(raised.value).splitlines()
+    assert first.startswith("render.background_low and render.background_high: need low <= high")
+    assert rest == ["render.background_low is set in a.yaml", "render.background_high is set in b.yaml"]
+
+
+def test_all_wrong_values_are_told_at_once():
+    with pytest.raises(ConfigError) as raised:
+        from_command_line("render.size=0", "estimator_optimizer.lr=x", "seed=1")
+    assert [line.split(":")[0] for line in str(raised.value).splitlines()] == [
+        "render.size",
+        "estimator_optimizer.lr",
+    ]
+
+
+def test_a_wrong_value_in_a_file_is_told_before_the_device_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("configs.load.find_device", lambda accelerator: pytest.fail("PyTorch was imported"))
+    (tmp_path / "job.yaml").write_text("render: {size: big}\n")
+    with pytest.raises(ConfigError, match=r"render\.size: 'big' in .*job\.yaml"):
+        load_config(tmp_path / "job.yaml", {})
+    with pytest.raises(ConfigError, match=r"render\.siz: unknown key"):
+        load_config(VSD, {"render.siz": "3"})
+
+
+OLD = {
+    "surface": {"field": {"radius": 2.0, "cells": 8}},
+    "appearance": {"field": {"radius": 2.0}},
+    "guidance": {"one_batch": None},
+}
+
+
+@pytest.mark.parametrize("stage", ["nerf", "geometry", "texture"])
+def test_a_saved_configuration_of_before_is_read(stage):
+    """Its three radii are one field now."""
+    found = from_plain({"stage": stage, "scene": {"field": {"radius": 2.0}}, **OLD}, "old.yaml")
+    assert found.scene.field.radius == 2.0 and found.surface.field.cells == 8
+
+
+@pytest.mark.parametrize(("stage", "key"), [("geometry", "surface"), ("texture", "surface"), ("nerf", None)])
+def test_radii_that_differ_are_refused_where_a_stage_read_them(stage, key):
+    values = {"stage": stage, "scene": {"field": {"radius": 1.0}}, **OLD}
+    if key is None:
+        assert from_plain(values, "old.yaml").scene.field.radius == 1.0
+        return
+    with pytest.raises(
+        ConfigError, match=rf"^{key}\.field\.radius: 2\.0 in old\.yaml, but scene\.field\.radius is 1\.0"
+    ):
+        from_plain(values, "old.yaml")
+
+
+def test_a_field_that_is_gone_names_the_one_that_took_its_place():
+    with pytest.raises(ConfigError, match=r"surface\.field\.radius: is no field any more.*set scene\.field\.radius"):
+        from_command_line("surface.field.radius=1")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -28,20 +29,29 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: save[kind](tmp_path_factory.mktemp(kind)) for kind in FAMILIES}
 
 
+@pytest.fixture(scope="session")
+def loaded(folders: dict[str, Path]) -> dict[str, DiffusionPrior]:
+    """Each kind of prior with its text encoders. Tests get copies, which are much cheaper than loading once more."""
+    priors = {kind: load_prior(folder) for kind, folder in folders.items()}
+    for prior in priors.values():
+        assert prior.text_encoders
+    return priors
+
+
 @pytest.fixture(params=FAMILIES)
-def prior(request: pytest.FixtureRequest, folders: dict[str, Path]) -> DiffusionPrior:
+def prior(request: pytest.FixtureRequest, loaded: dict[str, DiffusionPrior]) -> DiffusionPrior:
     """Each kind of prior in turn."""
-    return load_prior(folders[request.param])
+    return copy.deepcopy(loaded[request.param])
 
 
 @pytest.fixture(params=["epsilon", "v"])
-def stable_diffusion_prior(request: pytest.FixtureRequest, folders: dict[str, Path]) -> DiffusionPrior:
-    return load_prior(folders[request.param])
+def stable_diffusion_prior(request: pytest.FixtureRequest, loaded: dict[str, DiffusionPrior]) -> DiffusionPrior:
+    return copy.deepcopy(loaded[request.param])
 
 
 @pytest.fixture
-def epsilon_prior(folders: dict[str, Path]) -> DiffusionPrior:
-    return load_prior(folders["epsilon"])
+def epsilon_prior(loaded: dict[str, DiffusionPrior]) -> DiffusionPrior:
+    return copy.deepcopy(loaded["epsilon"])
 
 
 @pytest.fixture
@@ -52,7 +62,7 @@ def cameras() -> Cameras:
 
 @pytest.fixture
 def prompts(prior: DiffusionPrior) -> PromptEmbeddings:
-    return embed_prompt(prior, "a red mug")
+    return embed_prompt(prior, "a red mug", release_text_encoder=False)
 
 
 @pytest.fixture

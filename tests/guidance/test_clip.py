@@ -11,14 +11,14 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from guidance.clip import ClipGuidance
-from guidance.config import GuidanceConfig
+from guidance.config import GuidanceConfig, TextConfig
+from guidance.gradients import as_loss
 from guidance.image_text import BundledJudge, Clip, ImageTextModel, load_image_text_model
-from guidance.losses import as_loss
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
 from priors.judge_model import load_judge
 from priors.world.dataset import draw_instance
 from renderers.cameras import Cameras
+from tests.rounding import assert_equal_to_rounding
 from tests.tiny_image_text import CLIP_SIZE, save_tiny_clip, save_tiny_judge, save_tiny_language_model
 
 RANGE = (0.02, 0.98)
@@ -45,7 +45,7 @@ def images_of(model: ImageTextModel, count: int = 3) -> torch.Tensor:
 
 def step(model: ImageTextModel, images: torch.Tensor, cameras: Cameras, prompts: PromptEmbeddings, **config):
     guidance = ClipGuidance(model, GuidanceConfig(loss="clip", **{"guidance_scale": 1.0} | config))
-    return guidance.scene_gradient(guidance.encode(images), prompts, cameras, RANGE, torch.Generator())
+    return guidance.gradient(guidance.encode(images), prompts, cameras, RANGE, torch.Generator())
 
 
 def test_a_clip_says_what_transformers_says(clip_folder) -> None:
@@ -56,8 +56,8 @@ def test_a_clip_says_what_transformers_says(clip_folder) -> None:
     pixels = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     with torch.no_grad():
         expected = theirs(**tokens, pixel_values=pixels)
-        torch.testing.assert_close(ours.encode_images(images), expected.image_embeds)
-    torch.testing.assert_close(ours.encode_text(texts).tokens[:, 0], expected.text_embeds)
+        assert_equal_to_rounding(ours.encode_images(images), expected.image_embeds)
+    assert_equal_to_rounding(ours.encode_text(texts).tokens[:, 0], expected.text_embeds)
     assert (expected.image_embeds[0] - expected.image_embeds[1]).abs().max() > 1e-3
 
 
@@ -65,8 +65,8 @@ def test_the_judge_says_what_it_says(judge_folder) -> None:
     ours, theirs = load_image_text_model(judge_folder), load_judge(judge_folder)
     assert isinstance(ours, BundledJudge) and ours.image_size == 64
     images = images_of(ours)
-    torch.testing.assert_close(ours.encode_images(images), theirs(images).embedding)
-    torch.testing.assert_close(ours.encode_text(["a red mug"]).tokens[:, 0], theirs.embed_text(["a red mug"]))
+    assert_equal_to_rounding(ours.encode_images(images), theirs(images).embedding)
+    assert_equal_to_rounding(ours.encode_text(["a red mug"]).tokens[:, 0], theirs.embed_text(["a red mug"]))
     with pytest.raises(ValueError, match=r"'a purple wug': the judge .* doesn't know \['wug'\]"):
         ours.encode_text(["a purple wug"])
 
@@ -100,9 +100,8 @@ def test_the_gradient_is_that_of_minus_the_cosine(model, cameras) -> None:
     cosine = torch.cosine_similarity(model.encode_images(direct), text)
     (-cosine.mean()).backward()
     torch.testing.assert_close(images.grad, direct.grad, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(output.loss, -cosine.detach())
+    torch.testing.assert_close(output.figures["loss/clip"], -cosine.detach().mean())
     assert images.grad.abs().max() > 0 and not output.gradient.requires_grad
-    assert output.figures["loss/clip"].item() == pytest.approx(-cosine.mean().item(), abs=1e-6)
 
 
 def test_going_down_the_gradient_comes_nearer_to_the_text(model, cameras) -> None:
@@ -110,7 +109,7 @@ def test_going_down_the_gradient_comes_nearer_to_the_text(model, cameras) -> Non
     before = step(model, images, cameras, prompts)
     direction = before.gradient / before.gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     after = step(model, images - 0.05 * direction, cameras, prompts)
-    assert (after.loss < before.loss).all()
+    assert after.figures["loss/clip"] < before.figures["loss/clip"]
 
 
 def test_a_negative_prompt_pushes_away_as_the_prompt_pulls(model, cameras) -> None:
@@ -126,15 +125,19 @@ def test_a_negative_prompt_pushes_away_as_the_prompt_pulls(model, cameras) -> No
 def test_scale_and_limit_act_on_the_gradient(model, cameras) -> None:
     prompts, images = embed_prompt(model, "a red mug"), images_of(model)
     plain = step(model, images, cameras, prompts).gradient
-    torch.testing.assert_close(step(model, images, cameras, prompts, guidance_scale=3.0).gradient, 3 * plain)
+    assert_equal_to_rounding(step(model, images, cameras, prompts, guidance_scale=3.0).gradient, 3 * plain)
     limited = step(model, images, cameras, prompts, max_gradient_rms=1e-6).gradient
-    torch.testing.assert_close(limited.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 1e-6))
+    assert_equal_to_rounding(limited.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((3,), 1e-6), limited[0].numel())
 
 
 def test_it_owns_no_weight_and_the_text_encoder_can_go(model, cameras) -> None:
     guidance = ClipGuidance(model, GuidanceConfig(loss="clip"))
     assert not guidance.state_dict() and not list(guidance.parameters())
     assert guidance.estimator is None and guidance.latent_shape == ()
+    images, prompts = images_of(model), embed_prompt(model, "a red mug", release_text_encoder=False)
+    assert guidance.samples(prompts, cameras, 3, torch.Generator()) == []
+    assert guidance.predictions(images[:1], prompts, cameras[:1], (0.5,), torch.Generator()) == []
+    assert torch.equal(guidance.decode(guidance.encode(images)), images)
     before = sum(p.numel() for p in model.frozen.module.parameters())
     embed_prompt(model, "a red mug")
     if isinstance(model, Clip):

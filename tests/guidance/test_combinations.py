@@ -7,40 +7,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-from guidance import vsd
+from guidance import score_distillation
 from guidance.building import build_guidance
 from guidance.classifier_free import classifier_free_guidance
-from guidance.config import GuidanceConfig, NfsdConfig
-from guidance.debiasing import DebiasingConfig
-from guidance.estimator import EstimatorConfig
-from guidance.inversion import Inversion, InversionConfig
-from guidance.losses import LOSSES, as_loss
-from guidance.perp_neg import PerpNegConfig
-from guidance.prior import DiffusionPrior, TextEmbeddings
+from guidance.config import (
+    DebiasingConfig,
+    EstimatorConfig,
+    GuidanceConfig,
+    InversionConfig,
+    NfsdConfig,
+    PerpNegConfig,
+)
+from guidance.frozen_model import TextEmbeddings
+from guidance.gradients import as_loss
+from guidance.inversion import Inversion
+from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings, embed_prompt
-from guidance.text_config import TextConfig
+from guidance.registry import LOSSES, Predictions, distillation_loss
 from renderers.cameras import Cameras
-from tests.guidance.test_vsd import RANGE, draws, latents_of, seeded
+from tests.guidance.steps import LATENT_LOSSES, TWO_KINDS, config_of, draws, latents_of, noise_pred, seeded, step
 
 AVOID = PerpNegConfig(front=1.0, side=0.5)
-TWO_KINDS = pytest.mark.parametrize("prior", ["epsilon", "sd3"], indirect=True)  # noise, and a flow
-
-
-def step(prior: DiffusionPrior, cameras: Cameras, config: GuidanceConfig, latents=None, **text) -> vsd.GuidanceOutput:
-    prompts = embed_prompt(prior, "a red mug", TextConfig(**text), config.low_quality)
-    guidance = build_guidance(prior, config, EstimatorConfig(), seeded(0))
-    latents = latents_of(prior, cameras) if latents is None else latents
-    return guidance.scene_gradient(latents, prompts, cameras, RANGE, seeded())
-
-
-def config_of(loss: str, **fields) -> GuidanceConfig:
-    flaws, inversion = NfsdConfig(low_quality="a blue chair"), InversionConfig(steps=2, guidance_scale=-1.0)
-    return GuidanceConfig(loss=loss, nfsd=flaws, inversion=inversion, **fields)
 
 
 @pytest.mark.parametrize("prior", ["epsilon"], indirect=True)
 @pytest.mark.parametrize("inversion_scale", [0.0, 1.0, -1.0])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LATENT_LOSSES)
 def test_a_negative_prompt_without_guidance(prior, cameras, loss: str, inversion_scale: float) -> None:
     """At scale 1 it changes the gradient where the configuration says that it is read, and nowhere else."""
     config = config_of(loss, guidance_scale=1.0)
@@ -49,7 +41,8 @@ def test_a_negative_prompt_without_guidance(prior, cameras, loss: str, inversion
     assert torch.equal(plain, pushed) != config.reads_negative
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@TWO_KINDS
+@pytest.mark.parametrize("loss", LATENT_LOSSES)
 def test_all_go_together(prior, cameras, loss: str) -> None:
     """Each addition changes what it is meant to change, and all of them leave a finite gradient."""
     negative, debiasing = {"negative": "a blue mug"}, {"debiasing": DebiasingConfig(back=("red",))}
@@ -96,6 +89,7 @@ def test_all_texts_share_one_call(epsilon_prior, cameras, monkeypatch, loss, per
     assert seen == rows
 
 
+@TWO_KINDS
 def test_sds_is_what_it_always_was(prior, prompts, cameras) -> None:
     """To the last bit: noise, one call for the pair, guidance, w(t) (eps - noise)."""
     latents = latents_of(prior, cameras)
@@ -118,9 +112,9 @@ def test_sdi_with_random_noise_is_sds(prior, cameras, monkeypatch) -> None:
     sds = step(prior, cameras, GuidanceConfig(loss="sds"))
     t, noise = draws(prior, latents, seeded())
     inverted = step(prior, cameras, config_of("sdi"))
-    assert not torch.allclose(inverted.noisy_latents, sds.noisy_latents, atol=0.1)
+    assert not torch.allclose(inverted.x_t, sds.x_t, atol=0.1)
     drawn = Inversion(prior.schedule.add_noise(latents, noise, t), noise)
-    monkeypatch.setattr(vsd, "invert", lambda *_: drawn)
+    monkeypatch.setattr(score_distillation, "invert", lambda *_: drawn)
     sdi = step(prior, cameras, config_of("sdi"))
     torch.testing.assert_close(sdi.gradient, sds.gradient, rtol=1e-3, atol=1e-4)
 
@@ -138,7 +132,7 @@ def test_sdi_infers_the_noise_that_makes_x_t(prior, cameras) -> None:
             guided = c.with_output(classifier_free_guidance(u.output, c.output, -1.0))
             x = prior.schedule.add_noise(clean if x is latents else guided.x_0, guided.epsilon, following)
             level = following
-    torch.testing.assert_close(found.noisy_latents, x, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.x_t, x, rtol=1e-3, atol=1e-4)
     alpha, sigma, weight = (f(found.t) for f in (prior.schedule.alpha, prior.schedule.sigma, prior.schedule.weight))
     guided = guided_noise(prior, x, found.t, texts, config.guidance_scale)
     expected = weight * (guided - (x - alpha * latents) / sigma)
@@ -152,10 +146,10 @@ def test_ism_compares_with_the_unconditional_score_an_interval_before(prior, cam
     latents, texts, schedule = latents_of(prior, cameras), texts_of(prior, cameras), prior.schedule
     s = (found.t - 50).clamp(min=0)
     with torch.no_grad():
-        first = prior.predict_noise(latents, torch.zeros_like(s), texts.unconditional)
+        first = noise_pred(prior, latents, torch.zeros_like(s), texts.unconditional)
         at_s = prior.predict(schedule.add_noise(latents, first, s), s, texts.unconditional)
         x_t = schedule.add_noise(at_s.x_0, at_s.epsilon, found.t)
-    torch.testing.assert_close(found.noisy_latents, x_t, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.x_t, x_t, rtol=1e-4, atol=1e-4)
     guided = guided_noise(prior, x_t, found.t, texts, 7.5)
     torch.testing.assert_close(found.gradient, schedule.weight(found.t) * (guided - at_s.epsilon), rtol=1e-3, atol=1e-3)
 
@@ -164,9 +158,9 @@ def test_ism_compares_with_the_unconditional_score_an_interval_before(prior, cam
 def test_ism_without_an_interval_is_csd_at_the_inverted_latents(prior, cameras) -> None:
     inversion = InversionConfig(steps=3, interval=1e-6)
     found = step(prior, cameras, GuidanceConfig(loss="ism", guidance_scale=3.0, inversion=inversion))
-    texts, x_t, t = texts_of(prior, cameras), found.noisy_latents, found.t
+    texts, x_t, t = texts_of(prior, cameras), found.x_t, found.t
     with torch.no_grad():
-        u, c = (prior.predict_noise(x_t, t, text) for text in (texts.unconditional, texts.conditional))
+        u, c = (noise_pred(prior, x_t, t, text) for text in (texts.unconditional, texts.conditional))
     torch.testing.assert_close(found.gradient, prior.schedule.weight(t) * 3 * (c - u), rtol=1e-3, atol=1e-3)
 
 
@@ -178,10 +172,10 @@ def test_nfsd_changes_at_its_threshold(prior, cameras) -> None:
     threshold = t.float().sort().values[1:].mean().item() / len(prior.schedule)  # one or two of three lie below
     flaws = NfsdConfig("a blue chair", threshold)
     found = step(prior, cameras, GuidanceConfig(loss="nfsd", guidance_scale=3.0, nfsd=flaws))
-    x_t, texts = found.noisy_latents, texts_of(prior, cameras)
+    x_t, texts = found.x_t, texts_of(prior, cameras)
     bad = prior.encode_text(["a blue chair"]).expand(len(cameras))
     with torch.no_grad():
-        u, c, bad = (prior.predict_noise(x_t, t, text) for text in (texts.unconditional, texts.conditional, bad))
+        u, c, bad = (noise_pred(prior, x_t, t, text) for text in (texts.unconditional, texts.conditional, bad))
     low = (t < threshold * len(prior.schedule)).view(-1, 1, 1, 1)
     assert low.any() and not low.all()
     expected = prior.schedule.weight(t) * (u - torch.where(low, torch.zeros_like(bad), bad) + 3 * (c - u))
@@ -195,7 +189,7 @@ def texts_of(prior: DiffusionPrior, cameras: Cameras):
 
 @torch.no_grad()
 def guided_noise(prior: DiffusionPrior, x_t, t, texts, scale: float) -> torch.Tensor:
-    u, c = (prior.predict_noise(x_t, t, text) for text in (texts.unconditional, texts.conditional))
+    u, c = (noise_pred(prior, x_t, t, text) for text in (texts.unconditional, texts.conditional))
     return classifier_free_guidance(u, c, scale)
 
 
@@ -204,13 +198,13 @@ def guided_noise(prior: DiffusionPrior, x_t, t, texts, scale: float) -> torch.Te
     [
         ({"loss": "clip", "perp_neg": AVOID}, "perp_neg: keeps predictions of noise away .* 'clip' has none"),
         ({"loss": "clip", "shared_pass": True}, "shared_pass: the loss 'clip' trains no estimator"),
-        ({"loss": "sdss"}, "'sdss' is unknown; use one of vsd, sds, csd, nfsd, ism, sdi, clip"),
+        ({"loss": "sdss"}, "must be one of vsd, sds, csd, nfsd, ism, sdi, clip"),
     ],
 )
 def test_what_does_not_go_together_is_refused(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GuidanceConfig(**config)
-    with pytest.raises(ValueError, match=r"nearly_clean: 2 is not in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"nearly_clean\n.* less than or equal to 1"):
         NfsdConfig(nearly_clean=2.0)
 
 
@@ -224,3 +218,34 @@ def test_scale_one_needs_no_pair_but_the_avoided_views_do(epsilon_prior, cameras
     avoiding = replace(GuidanceConfig(loss="sds", guidance_scale=1.0), perp_neg=AVOID)
     avoided = step(epsilon_prior, cameras, avoiding)
     assert not torch.allclose(plain.gradient[2], avoided.gradient[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def toy_loss():
+    """A loss from outside of the package: one function with its declaration."""
+
+    @distillation_loss(
+        "toy", uses=("unconditional",), texts={"flaws": "a blue chair", "other": lambda config: config.nfsd.low_quality}
+    )
+    def toy(p: Predictions, config: GuidanceConfig) -> torch.Tensor:
+        return p["unconditional"] + 2 * p["flaws"] - p["other"]
+
+    yield "toy"
+    del LOSSES["toy"]
+
+
+def test_a_loss_is_one_declared_function(epsilon_prior, cameras, toy_loss) -> None:
+    """The allowed name, the texts, the rows of the network and what the negative prompt does follow from it."""
+    config = GuidanceConfig(loss=toy_loss, guidance_scale=1.0, nfsd=NfsdConfig("a red chair"))
+    assert config.reads_negative and not config.trains_estimator and config.reads == "latents"
+    assert config.further_texts == {"flaws": "a blue chair", "other": "a red chair"}
+    found = step(epsilon_prior, cameras, config)
+    texts = texts_of(epsilon_prior, cameras)
+    embedded = [epsilon_prior.encode_text([text]).expand(len(cameras)) for text in config.further_texts.values()]
+    u, c, flaws, other = (
+        noise_pred(epsilon_prior, found.x_t, found.t, text)
+        for text in (texts.unconditional, texts.conditional, *embedded)
+    )
+    expected = epsilon_prior.schedule.weight(found.t) * (c - (u + 2 * flaws - other))
+    torch.testing.assert_close(found.gradient, expected, rtol=1e-4, atol=1e-4)
+    assert build_guidance(epsilon_prior, config, EstimatorConfig(), seeded()).estimator is None

@@ -6,16 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from guidance.debiasing import (
-    DebiasingConfig,
-    ViewLanguageModel,
-    contradicting_words,
-    find_contradictions,
-    without_words,
-)
+from guidance.config import DebiasingConfig, TextConfig
+from guidance.debiasing import ViewLanguageModel, contradicting_words, find_contradictions, without_words
 from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
+from tests.rounding import assert_equal_to_rounding
 from tests.tiny_image_text import save_tiny_language_model
 
 
@@ -42,8 +37,8 @@ def test_a_list_changes_its_own_view_alone(epsilon_prior) -> None:
     views = [f"a red mug, {word} view" for word in VIEW_WORDS]
     views[VIEW_WORDS.index("back")] = "a mug, back view"
     expected = epsilon_prior.encode_text([*views, "a red mug"])
-    torch.testing.assert_close(found.views.tokens, expected.tokens[:5])
-    torch.testing.assert_close(found.plain.tokens, expected.tokens[5:])  # the estimator reads all of it
+    assert_equal_to_rounding(found.views.tokens, expected.tokens[:5])
+    assert_equal_to_rounding(found.plain.tokens, expected.tokens[5:])  # the estimator reads all of it
 
 
 def likelihoods(sentences: list[str]) -> torch.Tensor:
@@ -74,7 +69,7 @@ def test_a_language_model_is_asked_for_the_view_words_alone(tmp_path) -> None:
     sentence = tokenizer("this image is depicting a [MASK] view of a smiling red mug", return_tensors="pt")
     logits = model(**sentence).logits[0, 6]  # [CLS] this image is depicting a [MASK]
     expected = logits[tokenizer.convert_tokens_to_ids(list(VIEW_WORDS))].softmax(dim=0)
-    torch.testing.assert_close(found[1], expected)
+    assert_equal_to_rounding(found[1], expected)
     assert found.shape == (2, 5) and not torch.allclose(found[0], found[1])
 
 
@@ -97,7 +92,7 @@ def test_errors_say_what_to_do(tmp_path) -> None:
     folder = save_tiny_language_model(tmp_path, words=("front", "back", "mug"))
     with pytest.raises(ValueError, match="has no single token for side, overhead, bottom"):
         contradicting_words("a mug", DebiasingConfig(model=str(folder)))
-    with pytest.raises(ValueError, match=r"threshold: 1 must lie in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"threshold\n.* less than 1"):
         DebiasingConfig(threshold=1.0)
 
 

@@ -10,13 +10,12 @@ import os
 import pytest
 import torch
 
-from guidance.config import GuidanceConfig
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from guidance.config import EstimatorConfig, GuidanceConfig
+from guidance.estimator import LoraEstimator
+from guidance.gradients import as_loss, rms
 from guidance.loading import WORKING_ID, find_index, load_prior
-from guidance.losses import as_loss, rms
 from guidance.prompts import embed_prompt
-from guidance.sampling import sample_prior
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 from renderers.cameras import orbit_cameras
 
 VARIABLE = "PROLIFICDREAMER_HUB_MODELS"
@@ -67,13 +66,13 @@ def test_a_real_model(prior) -> None:
 
     ones = torch.ones(1)
     front = orbit_cameras(0 * ones, 10 * ones, ones, 40 * ones)
-    few = sample_prior(prior, prompts.to(DEVICE), front, 4.5, 4, torch.Generator().manual_seed(0))
+    guidance = ScoreDistillation(prior, estimator, GuidanceConfig(guidance_scale=4.5))
+    few, _ = guidance.samples(prompts.to(DEVICE), front, 4, torch.Generator().manual_seed(0))
     assert torch.isfinite(few).all() and few.std() > 0.02
 
-    guidance = ScoreDistillation(prior, estimator, GuidanceConfig())
     picture = picture.clone().requires_grad_()
     latents, generator = guidance.encode(picture), torch.Generator().manual_seed(0)
-    output = guidance.scene_gradient(latents, prompts.to(DEVICE), front, (0.1, 0.9), generator)
+    output = guidance.gradient(latents, prompts.to(DEVICE), front, (0.1, 0.9), generator)
     as_loss(latents, output.gradient).backward()
     assert picture.grad.isfinite().all() and picture.grad.abs().max() > 0
     guidance.estimator_loss(latents, prompts.to(DEVICE), front, generator).backward()

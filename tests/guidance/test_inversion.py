@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guidance.inversion import InversionConfig, inversion_levels, invert
-from guidance.schedule import NoiseSchedule, Prediction, flow_from_epsilon, v_from_epsilon
+from guidance.config import InversionConfig
+from guidance.inversion import inversion_levels, invert
+from guidance.schedule import NoiseSchedule, Prediction
 
 SPREAD = 0.7  # standard deviation of the data in the model that is known exactly
 
@@ -25,10 +26,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def said(epsilon: torch.Tensor, kind: str, x_t: torch.Tensor, t: torch.Tensor, schedule: NoiseSchedule) -> Prediction:
-    """A network that means ``epsilon`` and says it in its own form."""
-    levels = schedule.alpha(t), schedule.sigma(t)
-    convert = {"epsilon": lambda epsilon, *_: epsilon, "v": v_from_epsilon, "flow": flow_from_epsilon}[kind]
-    return Prediction(convert(epsilon, x_t, *levels), kind, x_t, *levels)
+    """A network that means ``epsilon`` and says it in its own form: as v or flow of the x_0 that epsilon implies."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    output = {"epsilon": epsilon, "v": (epsilon - sigma * x_t) / alpha, "flow": (epsilon - x_t) / alpha}[kind]
+    return Prediction(output, kind, x_t, alpha, sigma)
 
 
 def gaussian(kind: str, schedule: NoiseSchedule):
@@ -104,9 +105,10 @@ def test_levels_rise_and_end_at_t(schedule) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"steps": 0}, "steps: 0 must be at least 1"),
-        ({"interval": 0.0}, r"interval: 0 is no part of the noise schedule; use a number in \(0, 1\]"),
-        ({"guidance_scale": float("inf")}, "guidance_scale: inf must be finite"),
+        ({"steps": 0}, "steps\n.* greater than 0"),
+        ({"interval": 0.0}, "interval\n.* greater than 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale\n.* finite number"),
+        ({"steps": 1, "interval": 0.1}, "steps and interval: 1 steps leave none before the interval"),
     ],
 )
 def test_bad_configs(config: dict, message: str) -> None:

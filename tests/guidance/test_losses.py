@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guidance import losses
+from guidance import gradients
 from guidance.classifier_free import classifier_free_guidance
-from guidance.losses import Scores
-from guidance.schedule import NoiseSchedule, Prediction, v_from_epsilon
+from guidance.config import GuidanceConfig
+from guidance.losses import clip
+from guidance.registry import LOSSES, Predictions, distillation_loss
+from guidance.schedule import NoiseSchedule, Prediction
+from tests.guidance.steps import LATENT_LOSSES
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def scores(scale: float = 7.5, clean: tuple[bool, ...] = (False, False, True)) -> tuple[Scores, torch.Tensor]:
-    """Random predictions in all roles, all different, and the conditional one; the last sample is nearly clean."""
-    u, c, noise, low_quality, previous, estimate = (random(3, 4, 8, 8, seed=seed) for seed in range(6))
-    nearly_clean = torch.tensor(clean).view(-1, 1, 1, 1)
-    guided = classifier_free_guidance(u, c, scale)
-    return Scores(guided, noise, nearly_clean, u, low_quality, previous, estimate), c
+def known(loss: str, scale: float = 7.5, clean: tuple[bool, ...] = (False, False, True), **instead) -> Predictions:
+    """Random predictions in all roles, all different; the last sample is nearly clean."""
+    names = ("unconditional", "conditional", "noise", "low_quality", "of_inversion", "of_estimator")
+    drawn = {name: random(3, 4, 8, 8, seed=seed) for seed, name in enumerate(names)} | instead
+    by_text = {name: drawn.pop(name) for name in ("unconditional", "conditional", "low_quality")}
+    guided = classifier_free_guidance(by_text["unconditional"], by_text["conditional"], scale)
+    t = torch.where(torch.tensor(clean), 0.1, 0.6).view(-1, 1, 1, 1)
+    return Predictions(loss=LOSSES[loss], guided=guided, t=t, by_text=by_text, **drawn)
 
 
-def gradient(loss: str, found: Scores, weight: torch.Tensor) -> torch.Tensor:
-    return losses.distillation_gradient(found.guided, losses.LOSSES[loss].baseline(found), weight)
+def gradient(found: Predictions) -> torch.Tensor:
+    baseline = found.loss.function(found, GuidanceConfig(loss=found.loss.name))
+    return gradients.distillation_gradient(found.guided, baseline, WEIGHT)
 
 
 WEIGHT = torch.tensor([0.1, 0.5, 0.9]).view(-1, 1, 1, 1)
 
 
 def test_every_loss_has_its_own_baseline() -> None:
-    found, _ = scores()
-    gradients = {loss: gradient(loss, found, WEIGHT) for loss in losses.LOSSES}
-    same = [(a, b) for a in gradients for b in gradients if a < b and torch.equal(gradients[a], gradients[b])]
+    found = {loss: gradient(known(loss)) for loss in LATENT_LOSSES}
+    same = [(a, b) for a in found for b in found if a < b and torch.equal(found[a], found[b])]
     assert same == [("sdi", "sds")]  # they differ in where the noise comes from
-    assert [name for name, loss in losses.LOSSES.items() if loss.inverts] == ["ism", "sdi"]
+    assert [name for name, loss in LOSSES.items() if loss.inverts] == ["ism", "sdi"]
 
 
 def test_vsd_with_the_noise_as_baseline_is_sds() -> None:
     """Claim 1."""
-    found, _ = scores()
-    knowing = replace(found, estimate=found.noise)
-    assert torch.equal(gradient("vsd", knowing, WEIGHT), gradient("sds", found, WEIGHT))
-    assert torch.equal(gradient("sds", found, WEIGHT), WEIGHT * (found.guided - found.noise))
+    sds = known("sds")
+    assert torch.equal(gradient(known("vsd", of_estimator=sds.noise)), gradient(sds))
+    assert torch.equal(gradient(sds), WEIGHT * (sds.guided - sds.noise))
 
 
 def test_guidance_scales_follow_diffusers() -> None:
@@ -57,29 +59,53 @@ def test_guidance_scales_follow_diffusers() -> None:
 
 
 def test_csd_is_the_guidance_term_alone() -> None:
-    found, c = scores()
-    torch.testing.assert_close(gradient("csd", found, WEIGHT), WEIGHT * 7.5 * (c - found.unconditional))
+    found = known("csd")
+    torch.testing.assert_close(gradient(found), WEIGHT * 7.5 * (found["conditional"] - found["unconditional"]))
 
 
 def test_nfsd_is_delta_d_plus_s_delta_c() -> None:
     """Katzir et al. 2023: delta_D = eps_u where t is small, else eps_u - eps_bad; delta_C = eps_c - eps_u."""
-    found, c = scores(scale=3.0)
-    delta_c = c - found.unconditional
-    delta_d = torch.where(found.nearly_clean, found.unconditional, found.unconditional - found.low_quality)
-    torch.testing.assert_close(gradient("nfsd", found, WEIGHT), WEIGHT * (delta_d + 3 * delta_c))
+    found = known("nfsd", scale=3.0)
+    u, bad = found.by_text["unconditional"], found["low_quality"]
+    delta_d = torch.where(found.t < 0.2, u, u - bad)
+    torch.testing.assert_close(gradient(found), WEIGHT * (delta_d + 3 * (found["conditional"] - u)))
 
 
 def test_nfsd_without_flaws_is_csd_at_high_noise() -> None:
-    found, _ = scores(clean=(False, False, False))
-    flawless = replace(found, low_quality=found.unconditional)
-    assert torch.equal(gradient("nfsd", flawless, WEIGHT), gradient("csd", found, WEIGHT))
+    csd = known("csd", clean=(False, False, False))
+    flawless = known("nfsd", clean=(False, False, False), low_quality=csd["unconditional"])
+    assert torch.equal(gradient(flawless), gradient(csd))
 
 
 def test_ism_with_no_interval_is_csd() -> None:
     """x_s = x_t: the last prediction of the inversion is the unconditional one at t."""
-    found, _ = scores()
-    still = replace(found, previous=found.unconditional)
-    assert torch.equal(gradient("ism", still, WEIGHT), gradient("csd", found, WEIGHT))
+    csd = known("csd")
+    assert torch.equal(gradient(known("ism", of_inversion=csd["unconditional"])), gradient(csd))
+
+
+@pytest.mark.parametrize(
+    ("read", "remedy"),
+    [
+        (lambda p: p["unconditional"], r"p\['unconditional'\] undeclared; add uses=\('unconditional',\)"),
+        (lambda p: p["ugly"], r"p\['ugly'\] undeclared; add texts=\{'ugly': ...\}; it may read conditional to its"),
+        (lambda p: p.estimate, "p.estimate undeclared; add trains_estimator=True"),
+        (lambda p: p.previous, "p.previous undeclared; add inverts=True"),
+    ],
+)
+def test_a_loss_reads_only_what_it_declares(read, remedy: str) -> None:
+    """Also where it happens to be there: at another guidance scale it might not."""
+    with pytest.raises(LookupError, match=rf"loss 'sds' reads {remedy}"):
+        read(known("sds"))
+
+
+def test_a_declaration_that_contradicts_itself() -> None:
+    with pytest.raises(ValueError, match="loss 'toy': uses plain; allowed: conditional, unconditional"):
+        distillation_loss("toy", uses=("plain",))(lambda p, config: p.noise)
+    with pytest.raises(ValueError, match="texts: conditional are names of the prompt's own"):
+        distillation_loss("toy", texts={"conditional": "a"})(lambda p, config: p.noise)
+    with pytest.raises(ValueError, match=r"loss 'csd': already declared by guidance\.losses\.csd; rename one"):
+        distillation_loss("csd")(lambda p, config: p.noise)
+    assert "toy" not in LOSSES and LOSSES["csd"].uses == ("unconditional",)
 
 
 def test_the_clip_loss_is_minus_the_cosine() -> None:
@@ -87,15 +113,15 @@ def test_the_clip_loss_is_minus_the_cosine() -> None:
     units = [torch.nn.functional.normalize(x, dim=-1) for x in (image, text, negative)]
     nothing = torch.zeros(5, 16)
     expected = -torch.cosine_similarity(image, text)
-    torch.testing.assert_close(losses.clip_loss(units[0], units[1], nothing), expected)
-    torch.testing.assert_close(losses.clip_loss(*units), expected + torch.cosine_similarity(image, negative))
+    torch.testing.assert_close(clip(units[0], units[1], nothing), expected)
+    torch.testing.assert_close(clip(*units), expected + torch.cosine_similarity(image, negative))
 
 
 def test_as_loss_has_exactly_the_gradient() -> None:
     """Also where latents are so large that a squared distance would lose the gradient's digits."""
     latents = (1e4 * random(4, 4, 8, 8)).requires_grad_()
     gradient = 1e-3 * random(4, 4, 8, 8, seed=1)
-    loss = losses.as_loss(latents, gradient)
+    loss = gradients.as_loss(latents, gradient)
     loss.backward()
     assert torch.equal(latents.grad, gradient / 4)
     torch.testing.assert_close(loss.detach(), gradient.square().sum() / 8)
@@ -103,11 +129,11 @@ def test_as_loss_has_exactly_the_gradient() -> None:
 
 def test_clipping_shrinks_only_what_is_too_large() -> None:
     gradient = torch.stack([10 * random(4, 8, 8), 0.1 * random(4, 8, 8, seed=1), torch.zeros(4, 8, 8)])
-    clipped = losses.clip_gradient(gradient, 1.0)
-    torch.testing.assert_close(losses.rms(clipped)[0], torch.tensor(1.0))
-    torch.testing.assert_close(clipped[0] / losses.rms(clipped)[0], gradient[0] / losses.rms(gradient)[0])
+    clipped = gradients.limit_rms(gradient, 1.0)
+    torch.testing.assert_close(gradients.rms(clipped)[0], torch.tensor(1.0))
+    torch.testing.assert_close(clipped[0] / gradients.rms(clipped)[0], gradient[0] / gradients.rms(gradient)[0])
     assert torch.equal(clipped[1:], gradient[1:])
-    assert losses.clip_gradient(gradient, None) is gradient
+    assert gradients.limit_rms(gradient, None) is gradient
 
 
 @pytest.mark.parametrize("kind", ["velocity", "epsilon"])
@@ -118,18 +144,12 @@ def test_the_estimator_loss_means_the_same_for_epsilon_and_v_networks(kind: str)
     alpha = (1 - sigma.square()).sqrt()
     x_t = alpha * x_0 + sigma * noise
     epsilon = noise + 0.1 * random(6, 4, 4, 4, seed=2)
-    v = v_from_epsilon(epsilon, x_t, alpha, sigma)
-    said_in_epsilon = losses.estimator_loss(Prediction(epsilon, "epsilon", x_t, alpha, sigma), x_0, noise, kind)
-    said_in_v = losses.estimator_loss(Prediction(v, "v", x_t, alpha, sigma), x_0, noise, kind)
+    v = (epsilon - sigma * x_t) / alpha  # alpha epsilon - sigma x_0 with the x_0 that epsilon implies
+    said_in_epsilon = gradients.estimator_loss(Prediction(epsilon, "epsilon", x_t, alpha, sigma), x_0, noise, kind)
+    said_in_v = gradients.estimator_loss(Prediction(v, "v", x_t, alpha, sigma), x_0, noise, kind)
     torch.testing.assert_close(said_in_epsilon, said_in_v)
     direct = (v - (alpha * noise - sigma * x_0)) if kind == "velocity" else epsilon - noise
     torch.testing.assert_close(said_in_v, direct.square().mean())
-
-
-def test_an_unknown_estimator_loss_is_named() -> None:
-    x = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(ValueError, match="'vv' is unknown; use one of velocity, epsilon"):
-        losses.estimator_loss(Prediction(x, "epsilon", x, x + 1, x), x, x, "vv")
 
 
 # Claim 3, on a line: p_0 is a mixture of two Gaussians, the "renders" are 64 particles.
@@ -160,8 +180,13 @@ def distil(loss: str, iterations: int = 1500, draws: int = 16) -> torch.Tensor:
         noise_pred = mixture_epsilon(x_t, centres, SPREAD, alpha, sigma)
         # Every particle is a Gaussian of zero width: the exact score of the noisy particles.
         baseline = mixture_epsilon(x_t, particles, 0.0, alpha, sigma) if loss == "vsd" else noise
-        gradient = losses.distillation_gradient(noise_pred, baseline, schedule.weight(t).view(1, 1))
-        particles = particles - 0.1 * gradient.mean(0)
+        # Draws are a batch and particles are channels of latents of one pixel.
+        pair, weight = (
+            (noise_pred[..., None, None], baseline[..., None, None]),
+            schedule.weight(t).expand(draws, 1, 1, 1),
+        )
+        gradient = gradients.distillation_gradient(*pair, weight)
+        particles = particles - 0.1 * gradient.mean(0).flatten()
     return particles
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guidance.estimator import EstimatorConfig, LoraEstimator
-from guidance.sampling import ddim, sample_estimator, sample_prior, sampling_levels
+from guidance.config import TextConfig
+from guidance.prompts import embed_prompt
+from guidance.sampling import ddim, sampling_levels
 from guidance.schedule import NoiseSchedule, Prediction
+from tests.guidance.steps import guidance_of, latents_of, seeded
 
 MEAN, SPREAD = 0.7, 0.3
 
@@ -46,13 +50,21 @@ def test_levels_run_from_the_noisiest_down() -> None:
 
 def test_prior_and_fresh_estimator_draw_the_same_pictures(prior, prompts, cameras) -> None:
     """Without guidance and with the view words dropped, as the estimator reads the plain prompt."""
-    estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
-    same = type(prompts)(
-        prompts.plain[torch.zeros(5, dtype=torch.int64)], prompts.plain, prompts.negative, prompts.view_thresholds
-    )
-    first = sample_prior(prior, same, cameras, 1.0, 3, torch.Generator().manual_seed(5))
-    second = sample_estimator(prior, estimator, same, cameras, 3, torch.Generator().manual_seed(5))
+    same = replace(prompts, views=prompts.plain[torch.zeros(5, dtype=torch.int64)])
+    first, second = guidance_of(prior, guidance_scale=1.0).samples(same, cameras, 3, seeded(5))
     assert first.shape == (3, 3, 32, 32) and first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, second)
-    guided = sample_prior(prior, same, cameras, 7.5, 3, torch.Generator().manual_seed(5))
+    guided, _ = guidance_of(prior, guidance_scale=7.5).samples(same, cameras, 3, seeded(5))
     assert not torch.equal(first, guided)
+    (alone,) = guidance_of(prior, loss="sds", guidance_scale=1.0).samples(same, cameras, 3, seeded(5))
+    assert torch.equal(first, alone)
+
+
+def test_predictions_are_of_one_render_at_rising_noise(epsilon_prior, cameras) -> None:
+    """A fresh estimator sees what the prior sees, and at little noise both see the render."""
+    prompts = embed_prompt(epsilon_prior, "a red mug", TextConfig(view_template="{prompt}"))
+    guidance, latents = guidance_of(epsilon_prior), latents_of(epsilon_prior, cameras)[:1]
+    first, second = guidance.predictions(latents, prompts, cameras[:1], (0.001, 0.5), seeded())
+    assert first.shape == (2, 3, 32, 32) and torch.equal(first, second)
+    near, far = ((first - guidance.decode(latents)) ** 2).mean(dim=(1, 2, 3))
+    assert near < 1e-3 < far

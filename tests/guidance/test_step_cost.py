@@ -10,24 +10,25 @@ from torch import nn
 
 from benchmarks import step_cost
 from benchmarks.step_cost import MODELS, TERA
-from guidance.config import GuidanceConfig, NfsdConfig
+from guidance.config import EstimatorConfig, GuidanceConfig, InversionConfig, NfsdConfig, PerpNegConfig, TextConfig
 from guidance.dry_run import META, fused_attention, on_meta, run_step
-from guidance.estimator import EstimatorConfig, LoraEstimator
-from guidance.loading import load_prior
-from guidance.losses import LOSSES
+from guidance.estimator import LoraEstimator
+from guidance.families.latent_diffusion import LatentDiffusionPrior
+from guidance.loading import outline_prior
 from guidance.memory import (
     LiveMemory,
     MemoryEstimate,
+    PlannedRun,
     device_memory,
     estimate_memory,
     estimate_run,
     preflight_line,
     size_of,
 )
-from guidance.perp_neg import PerpNegConfig
 from guidance.prompts import embed_prompt
-from guidance.text_config import TextConfig
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
+from tests.guidance.conftest import FAMILIES
+from tests.guidance.steps import LATENT_LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,6 @@ def stable_diffusion_2_1():
         ("SDS", 3.9),
         ("VSD, shared pass", 5.7),
         ("VSD, separate passes", 6.5),
-        ("VSD, separate passes, scores in one batch", 6.5),
     ],
 )
 def test_a_step_costs_no_more_than_it_must(stable_diffusion_2_1, name: str, bar: float) -> None:
@@ -59,13 +59,13 @@ def test_what_is_counted_is_what_the_presets_have() -> None:
         sds, vsd = steps[0], steps[-1]
         scales = sds.guidance.guidance_scale, vsd.guidance.guidance_scale
         assert scales == {"sd21": (100, 7.5), "sdxl": (100, 5), "sd35": (100, 4.5), "flux": (20, 1)}[preset]
-        assert sds.guidance.loss == "sds" and not sds.guidance.one_batch
+        assert sds.guidance.loss == "sds"
         checkpointing = [step.estimator.gradient_checkpointing for step in steps[1:]]
-        assert checkpointing == [False] * 3 + ([] if preset == "sd21" else [True] * 3)
-        assert [step.guidance.one_batch for step in steps[1:4]] == [None, False, True]
-        assert [step.guidance.shared_pass for step in steps[1:4]] == [True, False, False]
+        assert checkpointing == [False] * 2 + ([] if preset == "sd21" else [True] * 2)
+        assert [step.guidance.shared_pass for step in steps[1:3]] == [True, False]
 
 
+@pytest.mark.parametrize("prior", ["epsilon", "flux"], indirect=True)
 def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     """The dry run calls the network as often and on as many rows, and leaves the real weights alone."""
     estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
@@ -73,13 +73,13 @@ def test_dry_and_real_steps_are_the_same_code(prior, monkeypatch) -> None:
     prompts = embed_prompt(prior, "a red mug")
     before = [parameter.clone() for parameter in (*prior.network.parameters(), *guidance.parameters())]
     dry, rows = on_meta(guidance), []
-    monkeypatch.setattr(dry.prior, "run_network", counting(dry.prior.run_network, rows))
+    monkeypatch.setattr(dry.model, "run_network", counting(dry.model.run_network, rows))
     run_step(dry, prompts.to(META), views=2)
     assert rows == [4, 2, 2]  # the classifier-free pair, the estimate, its training
     for old, new in zip(before, (*prior.network.parameters(), *guidance.parameters()), strict=True):
         assert torch.equal(old, new) and new.grad is None
     assert all(parameter.is_meta and parameter.grad is not None for parameter in dry.parameters())
-    assert all(parameter.is_meta and parameter.grad is None for parameter in dry.prior.network.parameters())
+    assert all(parameter.is_meta and parameter.grad is None for parameter in dry.model.network.parameters())
 
 
 def counting(run_network, rows: list[int]):
@@ -152,30 +152,49 @@ def test_estimates_add_up(epsilon_prior) -> None:
     assert estimate(gradient_checkpointing=True)[0].step <= found.step
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("front", [0.0, 1.6])
-def test_every_loss_has_an_estimate(prior, loss: str, front: float) -> None:
-    config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=front), nfsd=NfsdConfig("ugly"))
-    prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
+@pytest.mark.parametrize(
+    ("prior", "loss"),
+    [("epsilon", loss) for loss in LATENT_LOSSES] + [(family, "vsd") for family in FAMILIES if family != "epsilon"],
+    indirect=["prior"],
+)
+def test_every_loss_and_every_family_has_an_estimate(prior, loss: str) -> None:
+    """On the meta device, with a view to avoid and with an inversion that reads texts."""
+    inversion = InversionConfig(steps=2, guidance_scale=-1.0)
+    config = GuidanceConfig(loss=loss, perp_neg=PerpNegConfig(front=1.6), nfsd=NfsdConfig("ugly"), inversion=inversion)
+    prompts = embed_prompt(prior, "a red mug", further=config.further_texts)
     generator = torch.Generator().manual_seed(0)
-    estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.needs_estimator else None
+    estimator = LoraEstimator(prior, EstimatorConfig(), generator) if config.trains_estimator else None
     found = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
-    assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.needs_estimator
+    assert found.step > size_of([prompts.plain.tokens]) and (found.estimator > 0) == config.trains_estimator
 
 
-def test_a_run_is_estimated_before_its_weights_are_read(folders, tmp_path) -> None:
-    """As much as with the weights at hand, for each family, and not a number of them is loaded."""
+def test_an_outline_is_the_model_without_its_numbers(prior, tmp_path) -> None:
+    """For each family: the same tensors in the same formats, read from the configurations alone."""
+    bare = shutil.copytree(prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    outlined = outline_prior(bare)
+
+    def shapes(model: LatentDiffusionPrior) -> list[tuple]:
+        encoders = [encoder for encoder in model.text_encoders if encoder is not None]
+        parts = (model.network, model.frozen_autoencoder.module, *encoders)
+        return [(name, p.shape, p.dtype) for part in parts for name, p in part.named_parameters()]
+
+    assert shapes(outlined) == shapes(prior) and len(shapes(prior)) > 100
+    assert all(parameter.is_meta for parameter in outlined.network.parameters())
+    assert outlined.latent_shape == prior.latent_shape and outlined.traits == prior.traits
+
+
+def test_a_run_is_estimated_before_its_weights_are_read(epsilon_prior, tmp_path) -> None:
+    """As much as with the weights at hand."""
     prompt, config = "a red mug", GuidanceConfig()
-    for kind, folder in folders.items():
-        prior = load_prior(folder)
-        estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
-        prompts = embed_prompt(prior, prompt, release_text_encoder=False)
-        encoders = [encoder for encoder in prior.text_encoders if encoder is not None]
-        known = estimate_memory(ScoreDistillation(prior, estimator, config), prompts)
-        bare = shutil.copytree(folder, tmp_path / kind, ignore=shutil.ignore_patterns("*.safetensors"))
-        found = estimate_run(bare, torch.device("cpu"), torch.float32, prompt, TextConfig(), config, EstimatorConfig())
-        assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step), kind
-        assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0, kind
+    estimator = LoraEstimator(epsilon_prior, EstimatorConfig(), torch.Generator().manual_seed(0))
+    prompts = embed_prompt(epsilon_prior, prompt, release_text_encoder=False)
+    encoders = epsilon_prior.text_encoders
+    known = estimate_memory(ScoreDistillation(epsilon_prior, estimator, config), prompts)
+    bare = shutil.copytree(epsilon_prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    device, dtype = torch.device("cpu"), torch.float32
+    found = estimate_run(PlannedRun(bare, device, dtype, prompt, TextConfig(), config, EstimatorConfig()))
+    assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step)
+    assert found.text_encoders == sum(size_of(encoder.parameters()) for encoder in encoders) > 0
 
 
 def test_encoding_the_prompt_may_be_what_needs_most() -> None:

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from models.config import SAFE_OFFSET
 from models.mesh_geometry import mesh_edges, signed_volume
-from models.tetrahedra import SAFE_OFFSET, bcc_lattice, marching_tetrahedra
+from models.tetrahedra import bcc_lattice, marching_tetrahedra
 
 
 def volumes(vertices, tetrahedra):

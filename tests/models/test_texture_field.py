@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from models.hash_grid import HashGridConfig
-from models.texture_field import TextureField, TextureFieldConfig
+from models.config import HashGridConfig, TextureFieldConfig
+from models.fields import TextureField
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=10, base_resolution=4, finest_resolution=32)
 
 
-def make_field(seed=0, **options):
-    return TextureField(TextureFieldConfig(grid=GRID, **options), torch.Generator().manual_seed(seed))
+def make_field(seed=0, radius=1.0, **options):
+    return TextureField(TextureFieldConfig(grid=GRID, **options), radius, torch.Generator().manual_seed(seed))
 
 
 def random_points(count=500, radius=1.0):
@@ -42,15 +41,6 @@ def test_beyond_the_cube_it_repeats_its_border():
     assert torch.equal(texture(outside), texture(outside.clamp(-1, 1)))
 
 
-def test_coarse_levels_alone():
-    texture = make_field()
-    with torch.no_grad():
-        texture.grid.table.mul_(1e4)
-    points = random_points()
-    torch.testing.assert_close(texture(points, active_levels=0.0), torch.full((500, 3), 0.5))
-    assert not torch.equal(texture(points, active_levels=2.0), texture(points))
-
-
 def test_it_learns_a_colouring():
     texture, points = make_field(), torch.nn.functional.normalize(random_points(), dim=-1) * 0.5
     target = points + 0.5
@@ -61,9 +51,3 @@ def test_it_learns_a_colouring():
         loss.backward()
         optimizer.step()
     assert loss.item() < 1e-3
-
-
-@pytest.mark.parametrize(("name", "value"), [("radius", 0.0), ("hidden", (0,))])
-def test_config_names_the_bad_field(name, value):
-    with pytest.raises(ValueError, match=name):
-        TextureFieldConfig(**{name: value})

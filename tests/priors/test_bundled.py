@@ -6,13 +6,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from guidance.checksums import verify_checksums
-from guidance.config import NfsdConfig
-from guidance.estimator import EstimatorConfig, LoraEstimator
+from files.checksums import verify_checksums
+from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
+from guidance.estimator import LoraEstimator
 from guidance.loading import load_prior
-from guidance.losses import LOSSES
 from guidance.prompts import embed_prompt
-from guidance.vsd import GuidanceConfig, ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 from priors.assemble import DEFAULT_PRIOR
 from priors.evaluate import sample_pictures
 from priors.judge_model import DEFAULT_JUDGE, load_judge
@@ -22,6 +21,7 @@ from priors.world.appearance import COLORS
 from priors.world.captions import vocabulary
 from priors.world.dataset import sample_instance
 from renderers.cameras import turntable_cameras
+from tests.guidance.steps import LATENT_LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +117,19 @@ def test_the_judge_is_small_and_reads_fresh_pictures():
     assert accuracy["pattern"] >= 0.9 and accuracy["view"] >= 0.9
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LATENT_LOSSES)
 def test_every_loss_pulls_with_it(loss):
     """A finite gradient at grey pictures; the estimator, which begins as the frozen network, leaves guidance alone."""
     prior = load_prior(DEFAULT_PRIOR)
     config = GuidanceConfig(loss=loss, nfsd=NfsdConfig(low_quality=""))
     estimator = None
-    if config.needs_estimator:
+    if config.trains_estimator:
         estimator = LoraEstimator(prior, EstimatorConfig(rank=8), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, config)
-    prompts = embed_prompt(prior, "a red mug", low_quality=config.low_quality)
+    prompts = embed_prompt(prior, "a red mug", further=config.further_texts)
     cameras = turntable_cameras(2, elevation_deg=15.0, distance=2.9, fovy_deg=41.0)
-    grey = prior.encode_images(torch.full((2, 3, 128, 128), 0.5))
-    output = guidance.scene_gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
+    grey = prior.encode_images(torch.full((2, 3, prior.image_size, prior.image_size), 0.5))
+    output = guidance.gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
     assert output.gradient.isfinite().all() and output.gradient.abs().mean() > 1e-3
     if estimator is not None:
         assert output.figures["grad/latents_residual"] < 0.5 * output.figures["grad/latents_guidance"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
 
-from guidance.checksums import verify_checksums, write_checksums
+from files.checksums import verify_checksums, write_checksums
 from priors.assemble import make_portable
 from priors.evaluate import all_requests, diversity_requests, pairwise_distance
 from priors.fitting import FitConfig, average_gradients, fit, lr_ratio
@@ -31,7 +31,7 @@ from priors.train_judge import away_from_view_borders, shrink
 from priors.world.appearance import COLORS, PATTERNS
 from priors.world.captions import compose, sample_caption, vocabulary
 from priors.world.classes import CLASSES
-from renderers.cameras import VIEW_WORDS
+from renderers.config import VIEW_WORDS
 from tests.tiny_priors import save_tiny_stable_diffusion
 
 

@@ -9,7 +9,8 @@ from priors.world.captions import compose, held_out_pairs, sample_caption, vocab
 from priors.world.classes import CLASSES, build_solid
 from priors.world.dataset import draw_instance, render_dataset, sample_instance
 from priors.world.solids import RADIUS, Kind, Material, Op, Part, Solid, bounding_sphere, rotation_about, rotation_to
-from renderers.cameras import VIEW_WORDS, orbit_cameras
+from renderers.cameras import orbit_cameras
+from renderers.config import VIEW_WORDS
 
 
 def _one(*values):

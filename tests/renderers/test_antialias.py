@@ -7,7 +7,8 @@ import torch
 
 from models.tetrahedra import bcc_lattice, marching_tetrahedra
 from renderers.cameras import turntable_cameras
-from renderers.mesh_renderer import MeshRenderer, MeshRendererConfig
+from renderers.config import MeshRendererConfig
+from renderers.mesh_renderer import MeshRenderer
 from renderers.rasterizer import Rasterizer, project
 from tests.renderers.meshes import icosphere, join
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from renderers.compositing import accumulate, blend_background, render_weights, transmittances
+from renderers.output import in_front_of
+from renderers.volume import accumulate, render_weights, transmittances
 
 COUNTS = (3, 0, 5, 1, 0)  # samples of each ray; the second and the last have none
 
@@ -38,7 +39,7 @@ def test_constant_slab_has_the_closed_form_and_a_known_colour():
     opacity = accumulate(weights, None, ray_indices, 1)
     assert opacity.item() == pytest.approx(1 - math.exp(-0.7 * 2), rel=1e-5)
     rgb = accumulate(weights, torch.tensor([[0.2, 0.4, 0.6]]).expand(64, 3), ray_indices, 1)
-    blended = blend_background(rgb, opacity, torch.ones(1, 3))
+    blended = in_front_of(torch.ones(1, 3), rgb.view(1, 1, 1, 3), opacity.view(1, 1, 1, 1))[:, 0, 0]
     expected = opacity * torch.tensor([0.2, 0.4, 0.6]) + (1 - opacity)
     torch.testing.assert_close(blended, expected)
 
@@ -47,9 +48,8 @@ def test_rays_without_samples_are_empty():
     weights, _ = render_weights(*packed(), len(COUNTS))
     opacity = accumulate(weights, None, packed()[3], len(COUNTS))[:, 0]
     assert opacity[[1, 4]].tolist() == [0, 0] and (opacity[[0, 2, 3]] > 0.1).all()
-    torch.testing.assert_close(
-        blend_background(torch.zeros(1, 3), opacity[1].view(1, 1), torch.ones(1, 3)), torch.ones(1, 3)
-    )
+    blended = in_front_of(torch.ones(1, 3), torch.zeros(1, 1, 1, 3), opacity[1].view(1, 1, 1, 1))
+    torch.testing.assert_close(blended, torch.ones(1, 1, 1, 3))
 
 
 def test_gradients_against_finite_differences():

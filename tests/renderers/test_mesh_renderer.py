@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.fields import FieldSamples
 from models.mesh_geometry import mesh_edges
-from models.radiance_field import FieldSamples
 from renderers.cameras import camera_rays, turntable_cameras
+from renderers.config import OccupancyConfig, VolumeRendererConfig
 from renderers.mesh_renderer import MeshRenderer, normal_colors
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
-from renderers.volume import VolumeRenderer, VolumeRendererConfig
+from renderers.ray_marching import OccupancyGrid
+from renderers.volume import VolumeRenderer
 from tests.renderers.meshes import icosphere
 
 CAMERAS = turntable_cameras(2, elevation_deg=15, distance=2.5, fovy_deg=50)
@@ -133,8 +134,8 @@ def test_gradients_are_finite_from_inside_the_mesh():
 
 
 def test_background_of_another_shape_is_an_error():
-    with pytest.raises(ValueError, match=r"background: shape \[3\] is neither \[2, 3\].* nor \[2, 48, 48, 3\]"):
-        render(*icosphere(1), background=torch.ones(3))
+    with pytest.raises(ValueError, match=r"background: shape \[2, 9, 3\] is neither \[2, 3\].* nor \[2, 48, 48, 3\]"):
+        render(*icosphere(1), background=torch.ones(2, 9, 3))
 
 
 def test_edges_with_three_faces_are_an_error():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from renderers.cameras import orbit_cameras
+from renderers.config import BakingConfig
 from renderers.mesh_renderer import MeshRenderer
-from renderers.texture_baking import BakingConfig, bake
-from renderers.textured_export import sample_texture
-from renderers.web_viewer import write_viewer
+from renderers.texture_baking import bake
+from renderers.textured_export import sample_texture, textured_glb
+from renderers.web_viewer import viewer_page
 from tests.renderers.browser import NAMES, Browser, find_browser
 from tests.renderers.meshes import icosphere, join
 from tests.tools import lacking
@@ -48,7 +49,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def page(mesh, tmp_path_factory):
     path = tmp_path_factory.mktemp("viewer") / "lopsided thing.html"
-    write_viewer(path, mesh, "a lopsided thing")
+    path.write_text(viewer_page(textured_glb(mesh), "a lopsided thing"), encoding="utf-8")
     return path
 
 

@@ -128,7 +128,7 @@ class FakeTrainer(SimpleNamespace):
 
 
 def run_fake(config, folder: Path, iterations: range, suspicious: bool = False, end: int | None = None) -> Checkpoints:
-    detection = CollapseDetection(config)
+    detection = CollapseDetection(config.collapse)
     detection.counts = {(0, "empty"): 1} if suspicious else {}
     callback = Checkpoints(config.output, folder, Interruption(), detection)
     trainer, system = FakeTrainer(), SimpleNamespace(iteration=iterations[0], iterations=end or iterations[-1])

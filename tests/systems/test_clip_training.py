@@ -12,7 +12,8 @@ import torch
 from configs.schema import RegularizerConfig, RunConfig
 from guidance.clip import ClipGuidance
 from guidance.config import GuidanceConfig
-from systems import run
+from runs import frozen_model
+from runs.train import train
 from systems.nerf import NeRFSystem
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 from tests.tiny_image_text import save_tiny_clip, save_tiny_judge
@@ -34,7 +35,7 @@ def clip_config(request: pytest.FixtureRequest, config: RunConfig, tmp_path: Pat
 def test_a_run_by_clip_leaves_its_results(clip_config, tmp_path) -> None:
     """Four iterations with a checkpoint between, then the second half once more from it."""
     config = with_output(clip_config, checkpoint_every=2, keep_checkpoints=3, diagnostics_every=2)
-    folder = run.train(config, tmp_path / "whole")
+    folder = train(config, tmp_path / "whole")
     assert (folder / "turntable.mp4").stat().st_size > 0 and not (folder / "diagnostics").exists()
     rows = list(csv.DictReader((folder / "logs/version_0/metrics.csv").open()))
     assert len(rows) == 4
@@ -47,7 +48,7 @@ def test_a_run_by_clip_leaves_its_results(clip_config, tmp_path) -> None:
     last = load(folder / "checkpoints/last.ckpt")
     assert len(last["optimizer_states"]) == 1 and last["run"]["latent_shape"] == []
     assert not [name for name in last["state_dict"] if name.startswith("guidance")]
-    again = run.train(config, tmp_path / "again", folder / "checkpoints/000002.ckpt")
+    again = train(config, tmp_path / "again", folder / "checkpoints/000002.ckpt")
     assert_same_state(last, load(again / "checkpoints/last.ckpt"))
 
 
@@ -59,14 +60,14 @@ def test_the_scene_moves_towards_the_text(clip_config, tmp_path) -> None:
         render=replace(clip_config.render, random_background=1.0, background_low=0.5, background_high=0.5),
         cameras=replace(clip_config.cameras, azimuth_deg=(0.0, 1e-3), elevation_deg=(10.0, 10.001)),
     )
-    folder = run.train(with_output(config, turntable_frames=1), tmp_path / "run")
+    folder = train(with_output(config, turntable_frames=1), tmp_path / "run")
     rows = list(csv.DictReader((folder / "logs/version_0/metrics.csv").open()))
     assert float(rows[-1]["loss/clip"]) < float(rows[0]["loss/clip"])
 
 
 def test_images_reach_the_model_at_its_own_size(clip_config, tmp_path) -> None:
-    model = run.build_prior(clip_config, torch.device("cpu"))
-    system = NeRFSystem(clip_config, model, run.build_prompts(clip_config, model))
+    model = frozen_model.build_prior(clip_config, torch.device("cpu"))
+    system = NeRFSystem(clip_config, model, frozen_model.build_prompts(clip_config, model))
     assert isinstance(system.guidance, ClipGuidance)
     rgb = torch.rand(2, 16, 16, 3, requires_grad=True)
     images = system.encode(rgb)
@@ -75,7 +76,7 @@ def test_images_reach_the_model_at_its_own_size(clip_config, tmp_path) -> None:
 
 def test_a_missing_judge_is_named(config, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(frozen_model, "REPOSITORY", tmp_path)
     config = replace(config, guidance=GuidanceConfig(loss="clip"))
     with pytest.raises(FileNotFoundError, match=r"guidance\.clip_model: 'priors/judge' is neither in"):
-        run.build_prior(config, torch.device("cpu"))
+        frozen_model.build_prior(config, torch.device("cpu"))

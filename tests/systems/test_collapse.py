@@ -9,22 +9,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.resuming import MAY_CHANGE_ON_RESUME
+from configs.fields import run_policies
 from configs.schema import CollapseConfig
-from guidance.vsd import ScoreDistillation
+from guidance.score_distillation import ScoreDistillation
 from renderers.output import RenderOutput
+from runs.train import train
 from systems.base import MAX_OVERFLOWS
-from systems.callbacks.collapse import CollapseDetection, measure
-from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite
+from systems.callbacks.collapse import CollapseDetection
+from systems.collapse import OVERFLOW_ADVICE, CollapseError, measure, require_finite
+from systems.image import Pictures
 from systems.nerf import NeRFParticles, NeRFSystem
-from systems.run import train
 from systems.stages import SYSTEMS
 from tests.systems.tiny_runs import load, with_output
 
 
 def views(opacity: float, rgb: float) -> RenderOutput:
     opacity = torch.full((1, 4, 4, 1), opacity)
-    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity, None, None, None)
+    return RenderOutput(torch.full((1, 4, 4, 3), rgb), opacity, opacity)
 
 
 def look(
@@ -39,7 +40,7 @@ def look(
 
 @pytest.fixture
 def detection(config) -> CollapseDetection:
-    return CollapseDetection(replace(config, collapse=CollapseConfig(patience=3)))
+    return CollapseDetection(CollapseConfig(patience=3))
 
 
 @pytest.mark.parametrize(
@@ -80,20 +81,20 @@ def test_what_is_meant_to_be_opaque_may_be(config) -> None:
     scene = replace(config.scene, field=replace(config.scene.field, density_init=init))
     assert NeRFParticles(replace(config, scene=scene)).may_be_opaque
     assert not NeRFParticles(config).may_be_opaque
-    impatient = CollapseDetection(replace(config, collapse=CollapseConfig(patience=1)))
+    impatient = CollapseDetection(CollapseConfig(patience=1))
     look(impatient, views(1.0, 0.5), times=9, may_be_opaque=True)
-    look(CollapseDetection(replace(config, collapse=CollapseConfig(enabled=False))), views(0.0, 0.0), times=99)
+    look(CollapseDetection(CollapseConfig(enabled=False)), views(0.0, 0.0), times=99)
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 def test_advice_can_be_followed(system) -> None:
     """What it names may be changed of the run that collapsed, and has a meaning in that stage."""
-    scenes = system.scenes_class
-    symptoms = {"saturated"} if getattr(scenes, "is_flat", False) else {"empty", "opaque", "saturated"}
+    pictures = system.scenes_class is Pictures  # opaque everywhere, as they should be
+    symptoms = {"saturated"} if pictures else {"empty", "opaque", "saturated"}
     assert symptoms <= system.advice.keys()
     for text in system.advice.values():
         for field in re.findall(r"[a-z_]+\.[a-z_]+", text.partition("(a new run)")[0]):
-            assert field in MAY_CHANGE_ON_RESUME
+            assert run_policies()[field].may_change("resume")
             section, name = field.split(".")
             assert section != "regularizers" or name in system.regularizers
 
@@ -116,15 +117,15 @@ def test_numbers_that_are_none(value: float) -> None:
 
 def test_a_nan_in_the_gradient_stops_the_run_with_the_state_from_before(config, tmp_path, monkeypatch) -> None:
     """In the third iteration; the checkpoint is of two whole ones, and holds no NaN."""
-    scene_gradient, calls = ScoreDistillation.scene_gradient, []
+    gradient, calls = ScoreDistillation.gradient, []
 
     def poisoned(self, latents, *args):
         if latents.device.type != "meta":  # the estimate of memory goes through here too
             calls.append(latents)
-        output = scene_gradient(self, latents, *args)
+        output = gradient(self, latents, *args)
         return replace(output, gradient=output.gradient * float("nan")) if len(calls) == 3 else output
 
-    monkeypatch.setattr(ScoreDistillation, "scene_gradient", poisoned)
+    monkeypatch.setattr(ScoreDistillation, "gradient", poisoned)
     with pytest.raises(CollapseError, match=r"loss/scene is nan at iteration 2.*go on from .*000002\.ckpt") as error:
         train(config, tmp_path)
     checkpoint = load(error.value.checkpoint)
@@ -187,4 +188,4 @@ def test_overflows_on_the_way_to_a_loss_scale_are_no_collapse(system) -> None:
 
 def test_advice_on_overflows_can_be_followed() -> None:
     fields = re.findall(r"[a-z_]+\.[a-z_]+", OVERFLOW_ADVICE)
-    assert len(fields) == 3 and set(fields) <= set(MAY_CHANGE_ON_RESUME)
+    assert len(fields) == 3 and all(run_policies()[field].may_change("resume") for field in fields)

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from configs.schema import RunConfig
-from models.image import FourierImage, ImageConfig
-from systems.from_checkpoint import export
-from systems.run import train
+from models.config import ImageConfig
+from models.image import FourierImage
+from runs.from_checkpoint import export
+from runs.train import train
 from systems.stages import SYSTEMS, system_class
 
 

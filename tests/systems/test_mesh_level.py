@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from renderers.cameras import turntable_cameras
-from renderers.occupancy import OccupancyConfig, OccupancyGrid
-from renderers.volume import VolumeRendererConfig
+from renderers.config import OccupancyConfig, VolumeRendererConfig
+from renderers.ray_marching import OccupancyGrid
 from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
 
 CAMERAS = turntable_cameras(2, elevation_deg=10, distance=3.0, fovy_deg=45)

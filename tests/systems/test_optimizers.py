@@ -7,35 +7,67 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.schema import EstimatorOptimizerConfig, SceneOptimizerConfig
-from systems.optimizers import gradient_norm, learning_rates, scale_gradients, scene_optimizer, set_learning_rates
+from configs.schema import EstimatorOptimizerConfig
+from systems.optimizers import (
+    ParameterGroup,
+    check_groups,
+    estimator_rate,
+    gradient_norm,
+    scale_gradients,
+    scene_optimizer,
+    scene_rates,
+    set_learning_rates,
+)
+from systems.stages import SYSTEMS
 
 
-def test_learning_rates_follow_their_schedules_and_stretch_with_the_particles(config) -> None:
-    optimizer = SceneOptimizerConfig(lr_grid=[[0, 1.0], [10, 0.0]], lr_mlp=[[0, 0.5]])
-    estimator = EstimatorOptimizerConfig(lr=1.0, warmup_iterations=4)
-    config = replace(config, optimizer=optimizer, estimator_optimizer=estimator)
-    rates = learning_rates(config, 5)
-    assert (rates["grid"], rates["mlp"], rates["estimator"]) == (0.5, 0.5, 1.0)
-    assert rates["geometry"] == optimizer.lr_geometry[0][1]
-    assert learning_rates(replace(config, particles=2), 5)["grid"] == 0.75
-    warmup = [learning_rates(replace(config, particles=2), i)["estimator"] for i in range(5)]
-    assert warmup == [0.25, 0.5, 0.75, 1.0, 1.0]
+def test_rates_follow_their_schedules_and_stretch_with_the_particles() -> None:
+    groups = [ParameterGroup("grid", [], [[0, 1.0], [10, 0.0]]), ParameterGroup("mlp", [], [[0, 0.5]])]
+    assert scene_rates(groups, 5, particles=1) == {"grid": 0.5, "mlp": 0.5}
+    assert scene_rates(groups, 5, particles=2) == {"grid": 0.75, "mlp": 0.5}
 
 
-def test_no_warm_up_is_allowed(config) -> None:
-    config = replace(config, estimator_optimizer=EstimatorOptimizerConfig(lr=2.0, warmup_iterations=0))
-    assert learning_rates(config, 0)["estimator"] == 2.0
+def test_the_estimators_warm_up_is_linear() -> None:
+    config = EstimatorOptimizerConfig(lr=1.0, warmup_iterations=4)
+    assert [estimator_rate(config, i) for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert estimator_rate(EstimatorOptimizerConfig(lr=2.0, warmup_iterations=0), 0) == 2.0
 
 
-def test_tables_and_networks_have_their_own_rates(system, config) -> None:
-    optimizer = scene_optimizer(system.scene, config.optimizer, fused=True)
+@pytest.mark.parametrize("stage", SYSTEMS)
+def test_every_stage_groups_its_parameters_by_scale(config, stage) -> None:
+    """Order included: the optimizer's state in a checkpoint is by number."""
+    config = replace(config, stage=stage, particles=2)
+    scene = SYSTEMS[stage].scenes_class(config)
+    optimizer = scene_optimizer(scene, scene.parameter_groups(), config.optimizer, fused=True)
+    names = {id(parameter): name for name, parameter in scene.named_parameters()}
+    found = {group["name"]: [names[id(p)] for p in group["params"]] for group in optimizer.param_groups}
+    expected: dict[str, list[str]] = {}
+    for name, parameter in scene.named_parameters():
+        if parameter.requires_grad:
+            kind = {"table": "grid", "spectrum": "image", "sdf": "geometry", "offsets": "geometry"}
+            expected.setdefault(kind.get(name.rsplit(".", 1)[-1], "mlp"), []).append(name)
+    assert list(found.items()) == list(expected.items())
+
+
+def test_rates_are_set_by_the_groups_names(system, config) -> None:
+    optimizer = scene_optimizer(system.scene, system.scene.parameter_groups(), config.optimizer, fused=True)
     set_learning_rates(optimizer, {"grid": 0.1, "mlp": 0.2, "estimator": 0.3})
-    groups = {group["name"]: group for group in optimizer.param_groups}
-    assert groups["grid"]["lr"] == 0.1 and groups["mlp"]["lr"] == 0.2
-    assert [p.ndim for p in groups["grid"]["params"]] == [1]
-    total = sum(p.numel() for group in groups.values() for p in group["params"])
-    assert total == sum(p.numel() for p in system.scene.parameters())
+    assert [(group["name"], group["lr"]) for group in optimizer.param_groups] == [("grid", 0.1), ("mlp", 0.2)]
+
+
+def test_a_parameter_in_no_group_or_in_two_is_an_error_that_names_it() -> None:
+    module = torch.nn.Linear(2, 2)
+    weight = ParameterGroup("weights", [module.weight], [[0, 1.0]])
+    place = r"torch\.nn\.modules\.linear\.Linear\.parameter_groups"
+    with pytest.raises(TypeError, match=f"bias: the parameter is trained, but in no parameter group; .*{place}"):
+        check_groups(module, [weight])
+    both = ParameterGroup("all", list(module.parameters()), [[0, 1.0]])
+    with pytest.raises(TypeError, match=r"weight: the parameter is trained, but in several groups \(weights, all\)"):
+        check_groups(module, [weight, both])
+    module.bias.requires_grad_(False)
+    check_groups(module, [weight])
+    with pytest.raises(TypeError, match="bias: the parameter is frozen, but in the group 'all'"):
+        check_groups(module, [both])
 
 
 def test_gradients_are_scaled_down_together_and_never_up() -> None:

@@ -68,7 +68,7 @@ def test_transmittance_asks_each_view_for_room_up_to_the_target() -> None:
 
 
 def test_the_target_is_a_share_by_iteration() -> None:
-    with pytest.raises(ValueError, match=r"transmittance_target: values are shares of a view's light in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"transmittance_target\s+Value error, values must lie in \[0, 1\]"):
         RegularizerConfig(transmittance_target=[[0, 0.4], [500, 1.5]])
 
 
@@ -82,7 +82,7 @@ def test_nothing_costs_nothing(function) -> None:
 
 def test_every_regulariser_of_a_radiance_field_has_a_formula() -> None:
     opacity = torch.full((1, 2, 2, 1), 0.5)
-    views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, None, None, torch.full((7,), 0.5))
+    views = RenderOutput(opacity.expand(-1, -1, -1, 3), opacity, opacity, weights=torch.full((7,), 0.5))
     seen = Rendered(views, 0.4, lambda: views.rgb + 0.1)
     values = {name: REGULARIZERS[name](seen).item() for name in NeRFSystem.regularizers}
     assert values["reconstruction"] == pytest.approx(0.5 * 0.01)  # half of each pixel is background

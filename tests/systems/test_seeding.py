@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.scene import particle_generator
-from systems.seeding import Purpose, pick_particle, stream
+from systems.seeding import Purpose, particle_generator, pick_particle, stream
 
 
 def draw(generator: torch.Generator) -> float:

@@ -14,14 +14,15 @@ import trimesh
 from PIL import Image
 
 from configs.schema import EXPORT_FORMATS, RunConfig
+from guidance.config import GuidanceConfig
 from guidance.loading import load_prior
-from guidance.vsd import GuidanceConfig
-from systems import from_checkpoint
+from runs import from_checkpoint
+from runs.from_checkpoint import export
+from runs.frozen_model import build_prompts
+from runs.train import train
 from systems.collapse import CollapseError
-from systems.from_checkpoint import export
 from systems.geometry import GeometryParticles
 from systems.nerf import NeRFParticles
-from systems.run import build_prompts, train
 from systems.scenes import restore
 from systems.stages import system_class
 from systems.texture import TextureParticles, random_points
@@ -239,7 +240,7 @@ def start(config: RunConfig, folder: Path) -> None:
 
 def test_a_source_is_needed_and_must_be_of_the_stage_before(runs, tmp_path, monkeypatch) -> None:
     """And it is told before the prior is loaded."""
-    monkeypatch.setattr("systems.run.build_prior", lambda *_: pytest.fail("the prior was loaded"))
+    monkeypatch.setattr("runs.train.build_prior", lambda *_: pytest.fail("the prior was loaded"))
     geometry, texture = runs["geometry"][0], runs["texture"][0]
     with pytest.raises(ValueError, match=r"the stage 'geometry' goes on from a run of the stage 'nerf'.*from=RUN"):
         start(replace(geometry, source=None), tmp_path)
@@ -254,8 +255,8 @@ def test_a_source_is_needed_and_must_be_of_the_stage_before(runs, tmp_path, monk
 
 def test_another_world_than_the_sources_is_refused(runs, tmp_path) -> None:
     config = runs["geometry"][0]
-    wide = replace(config, surface=replace(config.surface, field=replace(config.surface.field, radius=2.0)))
-    with pytest.raises(ValueError, match=r"surface.field.radius: 2.0 here, 1.0 in the run"):
+    wide = replace(config, scene=replace(config.scene, field=replace(config.scene.field, radius=2.0)))
+    with pytest.raises(ValueError, match=r"scene.field.radius: 2.0 here, 1.0 in the run"):
         start(wide, tmp_path)
     with pytest.raises(ValueError, match=r"particles: 3 here, 2 in the run"):
         start(replace(config, particles=3), tmp_path)

@@ -10,18 +10,16 @@ import pytest
 import torch
 
 from configs.schema import EstimatorOptimizerConfig, NoiseConfig, RegularizerConfig
-from guidance.config import NfsdConfig
-from guidance.estimator import EstimatorConfig
-from guidance.losses import LOSSES
-from guidance.vsd import GuidanceConfig, ScoreDistillation
-from systems.backgrounds import training_background
-from systems.base import DistillationSystem
-from systems.data import IterationData, IterationNumbers
+from guidance.config import EstimatorConfig, GuidanceConfig, NfsdConfig
+from guidance.score_distillation import ScoreDistillation
+from runs.frozen_model import build_prompts
+from runs.train import build_trainer, quieten_lightning, train
+from systems.base import DistillationSystem, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
-from systems.run import build_prompts, build_trainer, quieten_lightning, train
-from systems.scenes import orbit
+from systems.scenes import training_background
 from systems.seeding import Purpose, pick_particle, stream
+from tests.guidance.steps import LATENT_LOSSES
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
 
@@ -31,7 +29,7 @@ def fit(config, prior, folder: Path, resume: Path | None = None) -> NeRFSystem:
     system = NeRFSystem(config, prior, build_prompts(config, prior))
     trainer = build_trainer(config, folder)
     trainer.callbacks = [callback for callback in trainer.callbacks if type(callback).__name__ != "Results"]
-    trainer.fit(system, IterationData(system.iterations), ckpt_path=resume, weights_only=True)
+    trainer.fit(system, ckpt_path=resume, weights_only=True)
     return system
 
 
@@ -96,7 +94,7 @@ def test_k_is_the_number_of_estimator_steps(config, prior, tmp_path) -> None:
     assert {int(state["step"]) for state in estimator.values()} == {6}
 
 
-OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in LOSSES if loss != "vsd"]
+OTHER_LOSSES = [GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")) for loss in LATENT_LOSSES if loss != "vsd"]
 
 
 @pytest.mark.parametrize("guidance", [*OTHER_LOSSES, GuidanceConfig(shared_pass=True)], ids=lambda each: each.loss)
@@ -107,7 +105,7 @@ def test_the_loop_serves_other_losses(config, prior, tmp_path, guidance) -> None
     system = fit(config, prior, tmp_path)
     assert int(system.iteration) == 2
     assert any(not torch.equal(tensor, before[name]) for name, tensor in system.scene.state_dict().items())
-    assert len(system._optimizers()) == (2 if guidance.needs_estimator else 1)
+    assert len(system._optimizers()) == (2 if guidance.trains_estimator else 1)
 
 
 def test_only_the_picked_particle_moves(config, prior, tmp_path) -> None:
@@ -132,13 +130,13 @@ def test_schedules_stretch_with_the_particles(config, prior, prompts) -> None:
 def test_the_noise_range_of_the_iteration_reaches_the_guidance(config, prior, tmp_path, monkeypatch) -> None:
     """Stretched by the particles: the jump at iteration 1 comes at 2."""
     noise = NoiseConfig(t_min=[[0, 0.1]], t_max=[[0, 0.9], [1, 0.9], [1, 0.4]])
-    ranges, gradient = [], ScoreDistillation.scene_gradient
+    ranges, gradient = [], ScoreDistillation.gradient
 
     def spy(self, latents, prompts, cameras, t_range, generator):
         ranges.append(t_range)
         return gradient(self, latents, prompts, cameras, t_range, generator)
 
-    monkeypatch.setattr(ScoreDistillation, "scene_gradient", spy)
+    monkeypatch.setattr(ScoreDistillation, "gradient", spy)
     fit(replace(config, particles=2, iterations=2, noise=noise), prior, tmp_path)
     assert ranges == [(0.1, 0.9), (0.1, 0.9), (0.1, 0.4), (0.1, 0.4)]
 
@@ -176,8 +174,9 @@ def test_reconstruction_pulls_views_to_what_the_autoencoder_makes_of_them(config
     monkeypatch.setattr(prior, "decode_latents", white)
     alone = RegularizerConfig(entropy=[[0, 0.0]], reconstruction=[[0, 1e6]])
     config = replace(config, iterations=20, regularizers=alone)
-    cameras = orbit(config, 2)
-    before = NeRFSystem(config, prior, build_prompts(config, prior)).scene.render_views(0, cameras, 16)
+    scene = NeRFSystem(config, prior, build_prompts(config, prior)).scene
+    cameras = scene.orbit(2)
+    before = scene.render_views(0, cameras, 16)
     after = fit(config, prior, tmp_path).scene.render_views(0, cameras, 16)
     assert len(targets) == 20 and after.rgb.mean() > before.rgb.mean() + 0.01, (before.rgb.mean(), after.rgb.mean())
 
@@ -201,6 +200,13 @@ def test_the_rendering_part_is_reproducible_and_in_range(system) -> None:
     assert first.rgb.requires_grad
 
 
+def test_views_are_coarse_until_the_scale_says_otherwise(config, prior, prompts) -> None:
+    render = replace(config.render, scale=[[0, 0.5], [2, 0.5], [2, 1.0]])
+    system = NeRFSystem(replace(config, render=render, particles=2), prior, prompts)
+    views = [system.render_training_views(iteration, 0, system.draw_cameras(iteration)) for iteration in (0, 3, 4)]
+    assert [view.rgb.shape[1] for view in views] == [8, 8, 16]  # two particles double the iterations
+
+
 def test_random_backgrounds_have_their_probability_and_range(config, prior, prompts) -> None:
     def backgrounds(probability: float) -> torch.Tensor:
         render = replace(
@@ -209,7 +215,7 @@ def test_random_backgrounds_have_their_probability_and_range(config, prior, prom
         system = NeRFSystem(replace(config, render=render), prior, prompts)
         generator = stream(config.seed, 0, Purpose.BACKGROUND)
         background = system.scene.particles[0].background
-        return training_background(render, background, system.draw_cameras(0), generator).detach()
+        return training_background(render, background, system.draw_cameras(0), render.size, generator).detach()
 
     solid = backgrounds(1.0)
     assert (solid == solid[:, :1, :1]).all() and solid.min() >= 0.6 and solid.max() <= 0.8

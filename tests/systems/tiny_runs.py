@@ -20,14 +20,15 @@ from configs.schema import (
     SurfaceConfig,
     TrainerConfig,
 )
-from models.background import BackgroundConfig
-from models.hash_grid import HashGridConfig
-from models.radiance_field import RadianceFieldConfig
-from models.scene import NeRFSceneConfig
-from models.sdf_field import SDFFieldConfig
-from models.texture_field import TextureFieldConfig
-from renderers.cameras import CameraSampling
-from renderers.volume import VolumeRendererConfig
+from models.config import (
+    BackgroundConfig,
+    HashGridConfig,
+    NeRFSceneConfig,
+    RadianceFieldConfig,
+    SDFFieldConfig,
+    TextureFieldConfig,
+)
+from renderers.config import CameraSampling, VolumeRendererConfig
 
 
 def tiny_config(prior: Path, **fields: Any) -> RunConfig:
@@ -55,6 +56,7 @@ def tiny_config(prior: Path, **fields: Any) -> RunConfig:
             diagnostics_every=1000,
             checkpoint_every=1000,
             turntable_frames=4,
+            preview_size=16,
             turntable_size=15,
             mesh_resolution=12,
         ),

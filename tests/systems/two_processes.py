@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from lightning import Callback
 
-import systems.run
+import runs.train
 from guidance.config import GuidanceConfig
-from systems.run import build_trainer, train
+from runs.train import build_trainer, train
 from tests.systems.tiny_runs import tiny_config, with_output
 
 
@@ -42,7 +42,7 @@ def main(prior: str, folder: str, stage: str, source: str = "", resume: str = ""
         trainer.callbacks.insert(0, RankFiles(folder))
         return trainer
 
-    systems.run.build_trainer = watched_trainer
+    runs.train.build_trainer = watched_trainer
     train(config, Path(folder), Path(resume) if resume else None)
 
 

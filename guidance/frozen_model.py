@@ -1,0 +1,79 @@
+"""What every frozen model of the guidance has: it reads texts and takes images of one size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Images = Float[Tensor, "batch 3 height width"]
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """What the network reads of the text, one row a prompt."""
+
+    tokens: Float[Tensor, "batch tokens width"]
+    pooled: Float[Tensor, "batch pooled_width"] | None = None  # for families that condition on it
+    guidance: Float[Tensor, "batch"] | None = None  # scale that guidance-distilled networks read; 1: none
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> TextEmbeddings:
+        return self._map(lambda part: part[index])
+
+    def to(self, device: torch.device | str) -> TextEmbeddings:
+        return self._map(lambda part: part.to(device))
+
+    def expand(self, count: int) -> TextEmbeddings:
+        """One prompt for a batch of ``count``."""
+        assert len(self) == 1, len(self)
+        return self[torch.zeros(count, dtype=torch.int64, device=self.tokens.device)]
+
+    def with_guidance(self, scale: float) -> TextEmbeddings:
+        """The same texts at another embedded guidance scale; unchanged where the network reads none."""
+        return self if self.guidance is None else replace(self, guidance=torch.full_like(self.guidance, scale))
+
+    @staticmethod
+    def concatenate(parts: list[TextEmbeddings]) -> TextEmbeddings:
+        """The rows of all parts, which are of one model."""
+        columns = zip(*((part.tokens, part.pooled, part.guidance) for part in parts), strict=True)
+        return TextEmbeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TextEmbeddings:
+        parts = (self.tokens, self.pooled, self.guidance)
+        return TextEmbeddings(*(None if part is None else change(part) for part in parts))
+
+
+class FrozenModel(nn.Module, ABC):
+    """A pretrained model that is used and not trained. In the eyes of torch it has no parameters."""
+
+    image_size: int  # pixels a side of the images that it takes
+    preset: ClassVar[str | None] = None  # of configs/prior: settings that fit the model's family
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it is, in a line."""
+
+    @abstractmethod
+    def encode_text(self, prompts: list[str]) -> TextEmbeddings:
+        """One embedding a prompt; "" stands for no text.
+
+        Raises:
+            ValueError: a prompt that the model cannot read, or that is too long.
+        """
+
+    @abstractmethod
+    def release_text_encoder(self) -> None:
+        """Free the memory that only texts need."""

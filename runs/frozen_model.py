@@ -1,0 +1,75 @@
+"""The frozen model that a configuration names: its place, number format, memory, and the prompt's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from configs.schema import RunConfig
+from guidance.building import load_model
+from guidance.frozen_model import FrozenModel
+from guidance.memory import PlannedRun, preflight
+from guidance.prompts import PromptEmbeddings, embed_prompt
+from runs.devices import chosen_precision
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BUNDLED = "priors"  # folder of the bundled priors in the repository
+
+
+def build_prior(config: RunConfig, device: torch.device) -> FrozenModel:
+    """The frozen model that the loss needs, on the device and in the precision that it will run in."""
+    return load_model(config.guidance, model_path(config), device, prior_dtype(config, device))
+
+
+def model_path(config: RunConfig) -> str:
+    """Where that model lies; raises as ``find_prior``."""
+    model = config.guidance.frozen_model(config.prior.path)
+    return find_prior(model.path, model.field)
+
+
+def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """The number format of the frozen weights."""
+    wanted = config.prior.precision
+    if wanted == "auto":
+        on_cuda = "fp16" if chosen_precision(config.trainer) == "16-mixed" else "bf16"
+        wanted = on_cuda if device.type == "cuda" else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def memory_line(config: RunConfig, device: torch.device) -> str | None:
+    """How much memory the guidance will need, before any of it is taken; None where it is not worth a line."""
+    run = PlannedRun(
+        model_path(config),
+        device,
+        prior_dtype(config, device),
+        config.prompt,
+        config.text,
+        config.guidance,
+        config.estimator,
+        config.render.views,
+    )
+    return preflight(run)
+
+
+def build_prompts(config: RunConfig, prior: FrozenModel) -> PromptEmbeddings:
+    """The prompt's embeddings."""
+    return embed_prompt(prior, config.prompt, config.text, config.guidance.further_texts)
+
+
+def find_prior(path: str, field: str = "prior") -> str:
+    """The path itself, or for a bundled model the one in the repository; hub ids pass through.
+
+    Raises:
+        FileNotFoundError: a bundled model that is not there, which would otherwise be taken for a hub id.
+    """
+    if Path(path).expanduser().is_dir() or Path(path).parts[:1] != (BUNDLED,):
+        return path
+    bundled = REPOSITORY / path
+    if not bundled.is_dir():
+        found = sorted(sums.parent.name for sums in (REPOSITORY / BUNDLED).glob("*/checksums.json"))
+        raise FileNotFoundError(
+            f"{field}: {path!r} is neither in the current folder nor in {REPOSITORY}; bundled are "
+            f"{', '.join(found) or 'none'}; give one of them, a model's folder or a hub id"
+        )
+    return str(bundled)
