@@ -98,16 +98,16 @@ def read_mesh_file(path: Path) -> MeshFile:
     _check_path(path)
     notes = check_header(path, read_header(path)) if path.suffix.lower() in (".glb", ".gltf") else ()
     scene = _load(path)
-    pieces = _pieces(path, scene)
-    if len(pieces) == 0:
+    shapes = _triangles(scene)
+    if len(shapes) == 0:
         raise ValueError(f"{path}: {_contents(scene)}; export a model of triangles")
-    mesh = _joined(path, pieces, notes)
-    unfit = ~np.isfinite(mesh.vertices).all(axis=1)
-    if unfit.any():
+    unfit = sum(int((~np.isfinite(shape.vertices).all(axis=1)).sum()) for shape in shapes.values())
+    if unfit:
+        count = sum(len(shape.vertices) for shape in shapes.values())
         raise ValueError(
-            f"{path}: {int(unfit.sum())} of {len(unfit)} vertices are not finite (NaN or infinite); "
-            "repair the model, or export it again"
+            f"{path}: {unfit} of {count} vertices are not finite (NaN or infinite); repair the model, or export it again"
         )
+    mesh = _joined(path, _pieces(path, scene, shapes), notes)
     if not np.ptp(mesh.vertices[mesh.faces.ravel()], axis=0).max() > 0:
         raise ValueError(f"{path}: all vertices lie at one place, the mesh has no size; export the model again")
     return mesh
@@ -124,49 +124,46 @@ def _check_path(path: Path) -> None:
         raise ValueError(f"{path}: faces count their vertices backwards (negative numbers); save it again as OBJ")
 
 
+class _Beside:
+    """Files that a mesh names, relative to it, as trimesh asks for them; remembers those that are not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.file_name = path.name
+        self.folder = path.parent
+        self.missing: list[str] = []
+
+    def get(self, name: str) -> bytes:
+        name = name.strip()
+        for spelling in (name, unquote(name), name.replace("\\", "/")):
+            if (self.folder / spelling).is_file():
+                return (self.folder / spelling).read_bytes()
+        self.missing.append(name)
+        raise FileNotFoundError(name)
+
+    __getitem__ = get
+
+
 def _load(path: Path) -> trimesh.Scene:
     """trimesh's scene; raises as `read_mesh_file` where trimesh cannot read, or would go on without a file."""
     import trimesh
-    from trimesh.resolvers import Resolver
 
-    missing: list[str] = []
-
-    class Beside(Resolver):
-        """Files that the mesh names, relative to it; remembers those that are not there."""
-
-        def __init__(self) -> None:
-            self.file_name = path.name
-
-        def get(self, key: str) -> bytes:
-            names = (key.strip(), unquote(key.strip()), key.strip().replace("\\", "/"))
-            found = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
-            if found is None:
-                missing.append(key.strip())
-                raise FileNotFoundError(key)
-            return found.read_bytes()
-
-        def keys(self) -> list[str]:
-            return []
-
-        def namespaced(self, namespace: str) -> Resolver:
-            raise NotImplementedError
-
+    beside = _Beside(path)
     # Faces keep the file's order in OBJ alone by these options.
     options = {"maintain_order": True, "group_material": False} if path.suffix.lower() == ".obj" else {}
     try:
         with path.open("rb") as file:
             scene = trimesh.load_scene(
-                file, file_type=path.suffix[1:].lower(), resolver=Beside(), process=False, **options
+                file, file_type=path.suffix[1:].lower(), resolver=beside, process=False, **options
             )
     except Exception as error:  # whatever a broken file makes a parser stumble over
-        if not missing:
+        if not beside.missing:
             raise ValueError(
                 f"{path}: cannot be read as {path.suffix[1:].upper()} ({type(error).__name__}: {error}); "
                 "is it complete, not encrypted, and of this format?"
             ) from error
-    if missing:
+    if beside.missing:
         raise FileNotFoundError(
-            f"{path}: names {', '.join(map(repr, missing))}, which is not there; put it beside the mesh, or export "
+            f"{path}: names {', '.join(map(repr, beside.missing))}, which is not there; put it beside the mesh, or export "
             "the model without materials"
         )
     return scene
@@ -184,10 +181,17 @@ class _Piece:
     colors: Float[np.ndarray, "faces 3 3"] | None
 
 
-def _pieces(path: Path, scene: trimesh.Scene) -> list[_Piece]:
-    """The scene's triangles, an instance after the other."""
+def _triangles(scene: trimesh.Scene) -> dict[str, trimesh.Trimesh]:
+    """The geometries that an instance shows and that have faces, by name."""
     import trimesh
 
+    shown = {scene.graph[node][1] for node in scene.graph.nodes_geometry}
+    shapes = {name: shape for name, shape in scene.geometry.items() if name in shown}
+    return {name: shape for name, shape in shapes.items() if isinstance(shape, trimesh.Trimesh) and len(shape.faces)}
+
+
+def _pieces(path: Path, scene: trimesh.Scene, shapes: dict[str, trimesh.Trimesh]) -> list[_Piece]:
+    """The scene's triangles, an instance after the other."""
     is_linear = path.suffix.lower() in (".glb", ".gltf")
     nodes = list(scene.graph.nodes_geometry)
     if path.suffix.lower() == ".obj":
@@ -195,9 +199,8 @@ def _pieces(path: Path, scene: trimesh.Scene) -> list[_Piece]:
     pieces = []
     for node in nodes:
         transform, name = scene.graph[node]
-        shape = scene.geometry[name]
-        if isinstance(shape, trimesh.Trimesh) and len(shape.faces):
-            pieces.append(_piece(shape, str(node), np.asarray(transform), is_linear))
+        if name in shapes:
+            pieces.append(_piece(shapes[name], str(node), np.asarray(transform), is_linear))
     return pieces
 
 
