@@ -210,7 +210,9 @@ def _piece(shape: trimesh.Trimesh, name: str, transform: np.ndarray, is_linear: 
     normals = np.asarray(shape.vertex_normals, np.float64)
     if not np.array_equal(transform, np.eye(4)):
         vertices = vertices @ linear.T + offset
-        cofactors = np.cross(np.roll(linear, -1, axis=0), np.roll(linear, -2, axis=0))  # det(M) M^-T, also where det = 0
+        cofactors = np.cross(
+            np.roll(linear, -1, axis=0), np.roll(linear, -2, axis=0)
+        )  # det(M) M^-T, also where det = 0
         normals = normals @ cofactors.T
     if np.linalg.det(linear) < 0:
         faces = faces[:, ::-1]  # a mirror turns faces inside out; glTF 2.0, section 3.7.4, turns them back

@@ -287,7 +287,7 @@ class TestBadInput:
         gltf = GltfBuilder()
         material = gltf.material("a", texture=gltf.texture(RED, uri="bark.png"))
         gltf.node(gltf.mesh(gltf.primitive(TRIANGLE, FACE, material=material)))
-        with pytest.raises(FileNotFoundError, match="'bark.png'"):
+        with pytest.raises(FileNotFoundError, match=r"'bark\.png'"):
             read_mesh_file(gltf.write(tmp_path / "m.gltf"))
 
     def test_missing_materials_and_buffers(self, tmp_path: Path) -> None:
