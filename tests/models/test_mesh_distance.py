@@ -12,7 +12,7 @@ HALF = np.array([0.6, 0.4, 0.5])
 
 def box() -> tuple[np.ndarray, np.ndarray]:
     """A box with half sizes ``HALF``, its faces cut into small ones."""
-    shape = trimesh.creation.box(2 * HALF).subdivide().subdivide()
+    shape = trimesh.creation.box(2 * HALF).subdivide().subdivide().subdivide()
     return np.asarray(shape.vertices), np.asarray(shape.faces, np.int64)
 
 

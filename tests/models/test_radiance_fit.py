@@ -7,9 +7,8 @@ from models.config import HashGridConfig, RadianceFieldConfig
 from models.radiance_field import RadianceField
 from models.radiance_fit import DENSITY, density_of_distance, fit_radiance_field
 
-SMALL = RadianceFieldConfig(
-    radius=2.0, grid=HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=8, finest_resolution=32), hidden=(16,)
-)
+GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=8, finest_resolution=32, backend="torch")
+SMALL = RadianceFieldConfig(radius=2.0, grid=GRID, hidden=(16,))
 
 
 def distance(points: torch.Tensor) -> torch.Tensor:
