@@ -105,7 +105,8 @@ def read_mesh_file(path: Path) -> MeshFile:
     if unfit:
         count = sum(len(shape.vertices) for shape in shapes.values())
         raise ValueError(
-            f"{path}: {unfit} of {count} vertices are not finite (NaN or infinite); repair the model, or export it again"
+            f"{path}: {unfit} of {count} vertices are not finite (NaN or infinite); "
+            "repair the model, or export it again"
         )
     mesh = _joined(path, _pieces(path, scene, shapes), notes)
     if not np.ptp(mesh.vertices[mesh.faces.ravel()], axis=0).max() > 0:
