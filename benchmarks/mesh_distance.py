@@ -51,14 +51,20 @@ def soup(vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> M
 
 
 def overlapping(vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> Mesh:
-    """With a second mesh through it: the part above the middle again, closed, and inside out."""
+    """The parts on both sides of the middle as two closed meshes that reach into each other, one inside out."""
     import trimesh
 
-    upper = trimesh.Trimesh(vertices, faces, process=False).slice_plane([0, 0, 0], [0, 1, 0], cap=True)
-    return (
-        np.concatenate([vertices, upper.vertices]),
-        np.concatenate([faces, upper.faces[:, ::-1] + len(vertices)]),
-    )
+    parts = [trimesh.Trimesh(*_capped(vertices, faces, sign), process=False) for sign in (1, -1)]
+    both = trimesh.util.concatenate(parts)
+    is_second = np.arange(len(both.faces)) >= len(parts[0].faces)
+    return both.vertices, np.where(is_second[:, None], both.faces[:, ::-1], both.faces)
+
+
+def _capped(vertices: np.ndarray, faces: np.ndarray, sign: int) -> Mesh:
+    """The mesh without what lies farther than 0.1 beyond x = 0 on one side: flattened onto that plane, so closed."""
+    moved = vertices.copy()
+    moved[:, 0] = sign * np.maximum(sign * vertices[:, 0], -0.1)
+    return moved, faces
 
 
 def doubled(vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator) -> Mesh:

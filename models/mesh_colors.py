@@ -60,7 +60,7 @@ def sample_repeating(
     total = np.zeros((len(uv), 3))
     for dx in (0, 1):
         for dy in (0, 1):
-            column, row = ((low + [dx, dy]) % size).T
+            column, row = (low[:, 0] + dx) % size[0], (low[:, 1] + dy) % size[1]
             weight = np.where(dx, share[:, 0], 1 - share[:, 0]) * np.where(dy, share[:, 1], 1 - share[:, 1])
             total += weight[:, None] * texture[row, column]
     return total / 255

@@ -164,8 +164,8 @@ def _load(path: Path) -> trimesh.Scene:
             ) from error
     if beside.missing:
         raise FileNotFoundError(
-            f"{path}: names {', '.join(map(repr, beside.missing))}, which is not there; put it beside the mesh, or export "
-            "the model without materials"
+            f"{path}: names {', '.join(map(repr, beside.missing))}, which is not there; put it beside the mesh, "
+            "or export the model without materials"
         )
     return scene
 

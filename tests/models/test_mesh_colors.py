@@ -22,7 +22,9 @@ def test_texture_of_the_nearest_place(tmp_path: Path) -> None:
     material = gltf.material("quarters", texture=gltf.texture(QUARTERS))
     plain = gltf.material("plain", factor=[0.2, 0.4, 0.6, 1.0])
     textured = gltf.primitive(SQUARE, TWO, uv=TOP_DOWN, material=material)
-    gltf.node(gltf.mesh(textured, gltf.primitive(SQUARE + [2, 0, 0], TWO, material=plain)), scale=[10.0, 10.0, 10.0])
+    gltf.node(
+        gltf.mesh(textured, gltf.primitive(SQUARE + np.array([2, 0, 0]), TWO, material=plain)), scale=[10.0, 10.0, 10.0]
+    )
     color = MeshColors(read_mesh_file(gltf.write(tmp_path / "a.glb")))
     points = np.array([[2.5, 7.5, 1.0], [7.5, 7.5, -2.0], [2.5, 2.5, 0.0], [7.5, 2.5, 0.3], [25.0, 5.0, 1.0]])
     expected = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], srgb_from_linear(np.array([0.2, 0.4, 0.6]))])
