@@ -155,7 +155,8 @@ def main() -> None:
     instances = [sample_instance(0, index, held_out=None) for index in range(arguments.shapes)]
     print(f"{arguments.cells} cells, {len(points)} points; shapes: {', '.join(i.class_name for i in instances)}")
     print(
-        "| library | damage | faces | IoU mean | IoU worst | distance error / spacing | seconds |\n|---|---|---|---|---|---|---|"
+        "| library | damage | faces | IoU mean | IoU worst | distance error / spacing | seconds |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for name in arguments.libraries:
         for damage in DAMAGES:
