@@ -12,7 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.sdf_init import LARGEST_DISTANCE, SMALLEST_DISTANCE
+from models.tetrahedra import TetrahedralLattice
 
 BULGE = 1e-3  # volume^2 / area^3 of an open piece above which the sign of its volume counts; a half ball has 1e-2
 PROBE = 1e-3  # of the mesh's size: how far on both sides of a face its solid is looked for
@@ -75,6 +80,26 @@ def solid_of(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "
             "go on with the stage texture, which needs no volume"
         )
     return solid
+
+
+def lattice_distances(solid: MeshSolid, lattice: TetrahedralLattice) -> Float[Tensor, "vertices"]:
+    """Signed distances of a lattice's vertices from a mesh in scene units, as `models.sdf_init` gives them.
+
+    Raises:
+        ValueError: no vertex of the lattice lies inside the mesh.
+    """
+    points = lattice.vertices.detach().cpu().double().numpy()
+    distance = torch.from_numpy(solid.signed_distance(points, LARGEST_DISTANCE * lattice.spacing)).float()
+    distance = distance.to(lattice.vertices.device)
+    inside = (distance < 0) & ~lattice.on_boundary
+    if not inside.any():
+        raise ValueError(
+            f"cells: the mesh is thinner than a cell of the lattice ({lattice.spacing:.3g} scene units), so nothing "
+            "of it would be left; raise surface.field.cells, or go on with the stage texture"
+        )
+    # The smallest distance keeps triangles from shrinking to nothing.
+    magnitude = distance.abs().clamp(min=SMALLEST_DISTANCE * lattice.spacing)
+    return torch.where(inside, -magnitude, magnitude)
 
 
 def without_doubles(faces: Int[np.ndarray, "faces 3"]) -> Int[np.ndarray, "fewer 3"]:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
-from models.mesh_distance import oriented, solid_of, without_doubles
+from models.mesh_distance import lattice_distances, oriented, solid_of, without_doubles
+from models.mesh_geometry import mesh_edges, signed_volume
+from models.tetrahedra import bcc_lattice, marching_tetrahedra
 
 POINTS = np.random.default_rng(0).uniform(-1, 1, (4000, 3))
 HALF = np.array([0.6, 0.4, 0.5])
@@ -130,3 +133,27 @@ def test_scale_and_place_do_not_matter() -> None:
     vertices, faces = box()
     found = solid_of(1e3 * vertices + 1e5, faces).signed_distance(1e3 * POINTS + 1e5, 300.0)
     np.testing.assert_allclose(found, 1e3 * box_distance(POINTS).clip(-0.3, 0.3), atol=1e-3)
+
+
+def test_the_surface_on_the_lattice_is_the_mesh() -> None:
+    lattice = bcc_lattice(16, 1.0)
+    vertices, faces = marching_tetrahedra(
+        lattice.vertices, lattice_distances(solid_of(*box()), lattice), lattice.tetrahedra
+    )
+    assert mesh_edges(faces).closed
+    assert signed_volume(vertices, faces).item() == pytest.approx(float(8 * HALF.prod()), rel=0.06)
+    assert np.abs(box_distance(vertices.double().numpy())).max() < 0.5 * lattice.spacing
+
+
+def test_a_mesh_in_the_corner_of_the_lattice_stays_closed() -> None:
+    lattice = bcc_lattice(8, 0.3)
+    distances = lattice_distances(solid_of(*box()), lattice)  # larger than the lattice
+    assert (distances[lattice.on_boundary] > 0).all() and (distances[~lattice.on_boundary] < 0).all()
+
+
+def test_a_mesh_thinner_than_a_cell_is_refused() -> None:
+    vertices, faces = box()
+    solid = solid_of(vertices * [1, 0.02, 1] + [0, 0.06, 0], faces)
+    with pytest.raises(ValueError, match=r"thinner than a cell of the lattice \(0.25 scene units\)"):
+        lattice_distances(solid, bcc_lattice(8, 1.0))
+    assert torch.isfinite(lattice_distances(solid, bcc_lattice(96, 1.0))).all()
