@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from models.mesh_file import linear_from_srgb, read_mesh_file, srgb_from_linear
+from models.mesh_file import linear_from_srgb, read_mesh_file, srgb_from_linear, time_note
 from models.placement import Placement, axes_rotation, between_formats
 from tests.models.gltf_files import USHORT, GltfBuilder
 
@@ -187,6 +187,10 @@ def test_transfer_function_of_srgb() -> None:
     values = np.linspace(0, 1, 1001)
     np.testing.assert_allclose(linear_from_srgb(srgb_from_linear(values)), values, atol=1e-6)
     np.testing.assert_allclose(srgb_from_linear(np.array([0, 0.2140, 1])), [0, 0.5, 1], atol=1e-4)
+
+
+def test_many_faces_have_a_note() -> None:
+    assert "about 134 minutes" in time_note(5_000_000)
 
 
 class TestBadInput:
