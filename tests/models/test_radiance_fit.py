@@ -61,8 +61,8 @@ def test_density_and_colors_are_those_of_the_mesh() -> None:
 
 
 def test_without_colors_the_colors_are_not_asked_for() -> None:
-    _, losses = fitted(with_color=False, iterations=30)
-    assert losses[-1] < 0.3 * losses[0]
+    _, losses = fitted(with_color=False)
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_the_fit_is_reproducible() -> None:

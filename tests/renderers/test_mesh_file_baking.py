@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_users_mesh_comes_back_with_a_texture(tmp_path: Path, uv: bool) -> N
 def test_coordinates_that_overlap_are_replaced(tmp_path: Path) -> None:
     mesh = read_mesh_file(box_of_two_parts(tmp_path / "in.glb", uv=True))
     assert mesh_atlas(mesh, CONFIG, keep_uv=False).replaced == "appearance.keep_uv is off"
-    gathered = MeshFile(**{**vars(mesh), "uv": np.tile(mesh.uv[:3], (len(mesh.uv) // 3, 1))})
+    gathered = replace(mesh, uv=np.tile(mesh.uv[:3], (len(mesh.uv) // 3, 1)))
     found = mesh_atlas(gathered, CONFIG)
     assert "belong to more than one face" in found.replaced
     assert len(found.atlas.faces) == len(mesh.faces)
