@@ -33,6 +33,7 @@ from runs.folder import discard_if_unused, stage_folders
 from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
 from runs.processes import is_first_process
 from runs.program import program
+from settings.schedules import Knots
 from systems.outputs import reports
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
@@ -170,10 +171,11 @@ def announce(plan: Plan) -> None:
         else f"{config.prior.path}, precision {config.prior.precision}",
         "loss": f"{config.guidance.loss}, guidance scale {config.guidance.guidance_scale:g}",
         "length": f"{config.iterations} iterations for each of {config.particles} particle(s)",
-        "render": f"{config.render.views} view(s) of {config.render.size} px",
+        "render": f"{config.render.views} view(s) of {config.render.size} px"
+        + ("" if config.render.scale == [[0, 1.0]] else f", scaled by {_knots(config.render.scale)}"),
         "cameras": f"distance {_range(cameras.distance)}, fovy {_range(cameras.fovy_deg)} deg, "
         f"elevation {_range(cameras.elevation_deg)} deg",
-        "noise": f"t up to {', '.join(f'{value:g} at {at:g}' for at, value in config.noise.t_max)}",
+        "noise": f"t up to {_knots(config.noise.t_max)}",
         "folder": str(plan.folder),
     }
     if config.source is not None:
@@ -190,6 +192,10 @@ def announce(plan: Plan) -> None:
 
 def _range(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:g} to {bounds[1]:g}"
+
+
+def _knots(knots: Knots) -> str:
+    return ", ".join(f"{value:g} at {at:g}" for at, value in knots)
 
 
 def carry_out(plan: Plan) -> int:
