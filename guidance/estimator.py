@@ -34,8 +34,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from guidance.config import EstimatorConfig
-from guidance.frozen import Unregistered
-from guidance.frozen_model import TextEmbeddings
+from guidance.frozen_model import TextEmbeddings, Unregistered
 from guidance.prior import DiffusionPrior
 from guidance.schedule import Latents, Prediction
 

@@ -1,17 +1,44 @@
-"""What every frozen model of the guidance has: it reads texts and takes images of one size."""
+"""Frozen models of the guidance: they read texts and take images of one size, and no module owns their weights."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Images = Float[Tensor, "batch 3 height width"]
+
+
+class Unregistered(nn.Module):
+    """Holds a module outside the module tree, while moves still reach it.
+
+    Its parameters appear in no state dict, no optimizer and no gradient synchronisation, so
+    checkpoints stay small and strict loading speaks of the trained parameters alone. ``train()`` does
+    not reach it either: it stays in the mode it was given.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "module", module)  # plain assignment would register it
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Unregistered:
+        self.module._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+class Frozen(Unregistered):
+    """The same for a pretrained module: evaluation mode, no gradients for its parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.eval().requires_grad_(False))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from guidance.families.text import check_tokenizer, tokenize
-from guidance.frozen import Frozen
-from guidance.frozen_model import FrozenModel, Images, TextEmbeddings
+from guidance.frozen_model import Frozen, FrozenModel, Images, TextEmbeddings
 from guidance.weights import load_whole
 from priors.judge_model import load_judge
 

@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from guidance.frozen import Frozen
-from guidance.frozen_model import FrozenModel, Images, TextEmbeddings
+from guidance.frozen_model import Frozen, FrozenModel, Images, TextEmbeddings
 from guidance.schedule import Latents, NoiseSchedule, Prediction
 from guidance.vocabulary import warn_of_unknown_words
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-MOST_EXCEPTIONS = 35  # lower it with every module that passes
+MOST_EXCEPTIONS = 34  # lower it with every module that passes
 
 
 def test_the_list_of_exceptions_shrinks() -> None:
