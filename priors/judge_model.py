@@ -1,10 +1,11 @@
 """The judge: an image-text model and attribute classifier of the closed world.
 
 It is trained on world pictures alone and never sees the prior or its encoder, so that it can measure
-both. A small residual network looks at 64x64 pictures; four linear heads name class, colour,
-pattern and view; a projection puts pictures and captions into one space, trained contrastively as in
-CLIP (Radford et al. 2021). A caption is the sum of its words' vectors: additive on purpose, so that a
-pair of class and colour that was held out of training still has a meaningful vector.
+both. A small residual network looks at 64x64 pictures (larger ones are averaged down to that); four
+linear heads name class, colour, pattern and view; a projection puts pictures and captions into one
+space, trained contrastively as in CLIP (Radford et al. 2021). A caption is the sum of its words'
+vectors: additive on purpose, so that a pair of class and colour that was held out of training still has
+a meaningful vector.
 """
 
 from __future__ import annotations
@@ -15,22 +16,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from files.checksums import verify_checksums, write_checksums
-from priors.world.appearance import COLORS, PATTERNS
-from priors.world.captions import vocabulary
-from priors.world.classes import CLASSES
-from renderers.config import VIEW_WORDS
+from priors.world.captions import ATTRIBUTES, vocabulary
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "class": tuple(CLASSES),
-    "color": tuple(COLORS),
-    "pattern": PATTERNS,
-    "view": VIEW_WORDS,
-}
+JUDGE_SIZE = 64  # pixels a side that the network sees
 DEFAULT_JUDGE = Path(__file__).with_name("judge")
 
 
@@ -65,7 +59,7 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """See the module's docstring. Pictures are ``[batch, 3, 64, 64]`` in [0, 1]."""
+    """See the module's docstring. Pictures are in [0, 1]."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), embedding_dim: int = 128) -> None:
         super().__init__()
@@ -84,7 +78,9 @@ class Judge(nn.Module):
         self.word_vectors = nn.Embedding(len(self.words), embedding_dim)
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
-    def forward(self, pictures: Float[Tensor, "batch 3 64 64"]) -> Judgement:
+    def forward(self, pictures: Float[Tensor, "batch 3 size size"]) -> Judgement:
+        if pictures.shape[-1] > JUDGE_SIZE:
+            pictures = F.adaptive_avg_pool2d(pictures, JUDGE_SIZE)
         x = self.blocks(self.stem(pictures * 2 - 1))
         features = F.adaptive_avg_pool2d(x, 2).flatten(1)
         return Judgement(
@@ -93,24 +89,38 @@ class Judge(nn.Module):
             features=features,
         )
 
+    def tokenize(self, captions: list[str]) -> Int[Tensor, "batch tokens"]:
+        """Numbers of the words, -1 behind the last.
+
+        Raises:
+            ValueError: a caption holds a word that the world doesn't have.
+        """
+        rows = []
+        for caption in captions:
+            tokens = caption.replace(",", " ,").split()
+            unknown = [token for token in tokens if token not in self.words]
+            if unknown:
+                raise ValueError(
+                    f"caption {caption!r}: the judge doesn't know {unknown}; "
+                    f"its vocabulary of {len(self.words)} words is priors.world.captions.vocabulary()"
+                )
+            rows.append(torch.tensor([self.words.index(token) for token in tokens], dtype=torch.long))
+        return pad_sequence(rows, batch_first=True, padding_value=-1)
+
+    def embed_tokens(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch dim"]:
+        """Unit vectors of captions given as ``tokenize`` gives them."""
+        vectors = self.word_vectors(tokens.clamp(min=0)) * (tokens >= 0).unsqueeze(-1)
+        return F.normalize(vectors.sum(dim=1), dim=-1)
+
     def embed_text(self, captions: list[str]) -> Float[Tensor, "batch dim"]:
         """Unit vectors of captions.
 
         Raises:
             ValueError: a caption holds a word that the world doesn't have, or no word at all.
         """
-        rows = []
-        for caption in captions:
-            tokens = caption.replace(",", " ,").split()
-            unknown = [token for token in tokens if token not in self.words]
-            if unknown or not tokens:
-                raise ValueError(
-                    f"caption {caption!r}: the judge needs at least one word and doesn't know {unknown}; "
-                    f"its vocabulary of {len(self.words)} words is priors.world.captions.vocabulary()"
-                )
-            index = torch.tensor([self.words.index(token) for token in tokens], device=self.word_vectors.weight.device)
-            rows.append(self.word_vectors(index).sum(dim=0))
-        return F.normalize(torch.stack(rows), dim=-1)
+        if not all(caption.strip() for caption in captions):
+            raise ValueError("a caption is empty: the judge needs at least one word")
+        return self.embed_tokens(self.tokenize(captions).to(self.word_vectors.weight.device))
 
 
 def save_judge(judge: Judge, folder: Path, facts: dict[str, float]) -> None:

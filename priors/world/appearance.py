@@ -1,8 +1,9 @@
 """Colours, surface patterns and light of the closed world, and the renderer that shows them.
 
-Rendering is sphere tracing of the solid's distance with Lambertian shading under one soft light
-from above, ambient occlusion, a plain background, and box-filtered supersampling. Rays come from
-``renderers/cameras.py``, so a world picture and a render of a scene share every convention.
+Rendering is sphere tracing of the solid's distance with Lambertian shading under one light from above
+and a soft light from the whole sky, ambient occlusion, a plain background, and supersampling where
+neighbouring pixels differ. Rays come from ``renderers/cameras.py``, so a world picture and a render of
+a scene share every convention.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "brown": (0.42, 0.24, 0.11),
     "white": (0.96, 0.96, 0.95),
     "gray": (0.52, 0.52, 0.53),
-    "black": (0.09, 0.09, 0.10),
+    "black": (0.11, 0.11, 0.12),
 }
 PATTERNS = ("plain", "striped", "dotted")
 DARK_RGB, LIGHT_RGB = (0.10, 0.10, 0.11), (0.85, 0.90, 0.93)
+#: What is dark on other things: on a black one it would not be seen.
+DARK_ON_BLACK_RGB = (0.40, 0.40, 0.42)
 STRIPE_AXIS = np.array([0.45, 0.75, 0.48]) / np.linalg.norm([0.45, 0.75, 0.48])
 
 
@@ -68,13 +71,14 @@ def sample_appearance(class_name: str, color: str, pattern: str, rng: np.random.
     accent = np.clip(np.asarray(ACCENTS.get(class_name, DEFAULT_ACCENT)) + rng.uniform(-0.03, 0.03, 3), 0, 1)
     tilt, around = np.deg2rad(rng.uniform(0, 50)), rng.uniform(0, 2 * np.pi)
     light = np.array([math.sin(tilt) * math.sin(around), math.cos(tilt), math.sin(tilt) * math.cos(around)])
+    dark = DARK_RGB if luminance > 0.2 else DARK_ON_BLACK_RGB
     return Appearance(
-        palette=np.stack([main, DARK_RGB, LIGHT_RGB, accent, main * 0.72, second]),
+        palette=np.stack([main, dark, LIGHT_RGB, accent, main * 0.72, second]),
         pattern=pattern,
-        pattern_period=float(rng.uniform(0.27, 0.36)),
+        pattern_period=float(rng.uniform(0.36, 0.46)),
         pattern_phase=float(rng.uniform(0, 1)),
         light=light,
-        ambient=float(rng.uniform(0.55, 0.7)),
+        ambient=float(rng.uniform(0.58, 0.7)),
         background=sample_background(rng),
     )
 
@@ -82,9 +86,12 @@ def sample_appearance(class_name: str, color: str, pattern: str, rng: np.random.
 def render(
     solid: Solid, appearance: Appearance, cameras: Cameras, size: int = 64, supersampling: int = 3
 ) -> Float[np.ndarray, "batch size size 3"]:
-    """Pictures of a solid in sRGB, in [0, 1]; ``supersampling`` squared rays a pixel."""
+    """Pictures of a solid in sRGB, in [0, 1].
+
+    One ray a pixel; where the result differs from a neighbouring pixel, ``supersampling`` squared rays.
+    """
     rays_o, rays_d = camera_rays(cameras, size * supersampling, size * supersampling)
-    pixels = _trace(
+    return _trace(
         solid.table,
         rays_o[:, 0, 0].to(torch.float64).numpy(),
         rays_d.to(torch.float64).numpy(),
@@ -95,9 +102,8 @@ def render(
         appearance.light,
         appearance.ambient,
         appearance.background,
+        supersampling,
     )
-    pixels = pixels.reshape(len(cameras), size, supersampling, size, supersampling, 3)
-    return pixels.mean(axis=(2, 4))
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
@@ -163,24 +169,70 @@ def _tile_start(table, origin, directions):
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _trace(table, origins, rays_d, palette, pattern, period, phase, light, ambient, background):
-    batch, height, width = rays_d.shape[:3]
+def _trace(table, origins, rays_d, palette, pattern, period, phase, light, ambient, background, fine):
+    """``rays_d`` holds ``fine`` times ``fine`` rays a pixel; most are needed at edges only."""
+    batch, height, width = rays_d.shape[0], rays_d.shape[1] // fine, rays_d.shape[2] // fine
     image = np.empty((batch, height, width, 3))
-    tile = 8
+    tile, middle = 8, fine // 2
+    starts = np.empty((height, width))
     for n in range(batch):
         for top in range(0, height, tile):
             for left in range(0, width, tile):
-                block = rays_d[n, top : top + tile, left : left + tile]
+                bottom, right = min(top + tile, height), min(left + tile, width)
+                block = rays_d[n, top * fine : bottom * fine, left * fine : right * fine]
                 start = _tile_start(table, origins[n], block)
-                for r in range(block.shape[0]):
-                    for c in range(block.shape[1]):
-                        image[n, top + r, left + c] = background
+                for r in range(top, bottom):
+                    for c in range(left, right):
+                        starts[r, c] = start
+                        image[n, r, c] = background
                         if start >= 0.0:
                             _shade_ray(
-                                image[n, top + r, left + c], table, origins[n], block[r, c], start,
-                                palette, pattern, period, phase, light, ambient,
+                                image[n, r, c], table, origins[n], rays_d[n, r * fine + middle, c * fine + middle],
+                                start, palette, pattern, period, phase, light, ambient,
                             )  # fmt: skip
+        if fine > 1:
+            _refine(
+                image[n], starts, table, origins[n], rays_d[n], palette, pattern, period, phase, light, ambient,
+                background, fine,
+            )  # fmt: skip
     return image
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def _differs(image, r, c):
+    """Whether a pixel differs by more than 0.03 from one of its eight neighbours."""
+    for i in range(max(r - 1, 0), min(r + 2, image.shape[0])):
+        for j in range(max(c - 1, 0), min(c + 2, image.shape[1])):
+            for k in range(3):
+                if abs(image[i, j, k] - image[r, c, k]) > 0.03:
+                    return True
+    return False
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def _refine(
+    image, starts, table, origin, rays_d, palette, pattern, period, phase, light, ambient, background, fine
+):  # fmt: skip
+    """Replace pixels at edges by the mean of all their rays."""
+    height, width = starts.shape
+    edge = np.empty((height, width), dtype=np.bool_)
+    for r in range(height):
+        for c in range(width):
+            edge[r, c] = starts[r, c] >= 0.0 and _differs(image, r, c)
+    sample = np.empty(3)
+    for r in range(height):
+        for c in range(width):
+            if edge[r, c]:
+                total = np.zeros(3)
+                for i in range(fine):
+                    for j in range(fine):
+                        sample[:] = background
+                        _shade_ray(
+                            sample, table, origin, rays_d[r * fine + i, c * fine + j], starts[r, c],
+                            palette, pattern, period, phase, light, ambient,
+                        )  # fmt: skip
+                        total += sample
+                image[r, c] = total / (fine * fine)
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
@@ -214,11 +266,14 @@ def _shade_ray(pixel, table, origin, direction, start, palette, pattern, period,
         nx, ny, nz = nx + sx * d, ny + sy * d, nz + sz * d
     norm = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
     nx, ny, nz = nx / norm, ny / norm, nz / norm
-    d1, _m = solid_distance(table, x + 0.06 * nx, y + 0.06 * ny, z + 0.06 * nz)
-    d2, _m = solid_distance(table, x + 0.15 * nx, y + 0.15 * ny, z + 0.15 * nz)
-    occlusion = 1.0 - 0.5 * (max(0.06 - d1, 0.0) / 0.06 * 0.5 + max(0.15 - d2, 0.0) / 0.15 * 0.5)
+    # Ambient occlusion: how much of the way along the normal other surfaces take.
+    occlusion, reach = 1.0, 0.05
+    for _ in range(4):
+        d, _m = solid_distance(table, x + reach * nx, y + reach * ny, z + reach * nz)
+        occlusion -= 0.17 * min(max(1.0 - d / reach, 0.0), 1.0)
+        reach *= 1.8
     lambert = max(nx * light[0] + ny * light[1] + nz * light[2], 0.0)
-    shade = (ambient + (1.0 - ambient) * lambert) * occlusion
+    shade = (ambient * (0.92 + 0.16 * ny) + (1.0 - ambient) * lambert) * occlusion
     slot = material
     if material == 0 and _pattern_is_second(pattern, period, phase, x, y, z, nx, ny, nz):
         slot = 5

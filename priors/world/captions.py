@@ -9,7 +9,9 @@ caption is what classifier-free guidance pushes away from.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +22,18 @@ from priors.world.classes import CLASSES
 from renderers.config import VIEW_WORDS
 
 HELD_OUT_FILE = Path(__file__).with_name("held_out.json")
-_MEDIA = ("picture", "photo", "render")
+#: What a caption says of a picture, and the words for it.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "class": tuple(CLASSES),
+    "color": tuple(COLORS),
+    "pattern": PATTERNS,
+    "view": VIEW_WORDS,
+}
+MEDIA = ("picture", "photo", "render")
+EMPTY_SHARE = 0.1  # of all captions
+COLOR_NAMED = VIEW_NAMED = 0.85  # of the others that name the colour, and the view
+PATTERN_NAMED = (0.25, 0.75)  # that name the pattern where it is plain, and where it isn't
+MEDIUM_NAMED = 0.1
 
 
 def compose(
@@ -47,21 +60,41 @@ def compose(
 
 def sample_caption(class_name: str, color: str, pattern: str, view: str, rng: np.random.Generator) -> str:
     """Draw a caption of a picture with these attributes; about one in ten is empty."""
-    if rng.random() < 0.1:
+    if rng.random() < EMPTY_SHARE:
         return ""
-    name_pattern = rng.random() < (0.25 if pattern == "plain" else 0.75)
+    name_pattern = rng.random() < PATTERN_NAMED[pattern != "plain"]
     return compose(
         class_name,
-        color if rng.random() < 0.85 else None,
+        color if rng.random() < COLOR_NAMED else None,
         pattern if name_pattern else None,
-        view if rng.random() < 0.85 else None,
-        str(rng.choice(_MEDIA)) if rng.random() < 0.1 else None,
+        view if rng.random() < VIEW_NAMED else None,
+        str(rng.choice(MEDIA)) if rng.random() < MEDIUM_NAMED else None,
     )
+
+
+def all_captions(class_name: str, color: str, pattern: str, view: str) -> list[tuple[str, float]]:
+    """Every caption that ``sample_caption`` draws, with its probability; always as many, in one order."""
+
+    def slot(value: str, share: float) -> list[tuple[str | None, float]]:
+        return [(value, share), (None, 1 - share)]
+
+    media = [(medium, MEDIUM_NAMED / len(MEDIA)) for medium in MEDIA]
+    slots = (
+        slot(color, COLOR_NAMED),
+        slot(pattern, PATTERN_NAMED[pattern != "plain"]),
+        slot(view, VIEW_NAMED),
+        [*media, (None, 1 - MEDIUM_NAMED)],
+    )
+    captions = [("", EMPTY_SHARE)]
+    for choice in itertools.product(*slots):
+        words, shares = zip(*choice, strict=True)
+        captions.append((compose(class_name, *words), (1 - EMPTY_SHARE) * math.prod(shares)))
+    return captions
 
 
 def vocabulary() -> list[str]:
     """Every word and mark that a caption can contain, sorted."""
-    words = {"a", "an", "of", "view", ",", *_MEDIA, *PATTERNS, *COLORS, *CLASSES, *VIEW_WORDS}
+    words = {"a", "an", "of", "view", ",", *MEDIA, *PATTERNS, *COLORS, *CLASSES, *VIEW_WORDS}
     return sorted(words)
 
 

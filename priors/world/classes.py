@@ -132,25 +132,27 @@ def teapot(u: Uniform) -> list[Part]:
 def house(u: Uniform) -> list[Part]:
     width, tall, depth, roof = u(0.55, 0.7), u(0.4, 0.55), u(0.5, 0.7), u(0.45, 0.65)
     top = tall + roof / 2 - 0.02
-    door = u(-0.2, 0.2)
+    pane = u(0.11, 0.14)
     return [
         box((0, 0, 0), (width, tall, depth)),
-        Part(Kind.PRISM, (0, top, 0), (width + 0.14, roof, depth + 0.1), TRIM),
+        Part(Kind.PRISM, (0, top, 0), (width + 0.14, roof, depth + 0.1)),
+        box((0, tall + roof * 0.98, 0), (0.06, 0.03, depth + 0.1), TRIM),
         box((u(0.2, 0.3), tall + roof * 0.6, -depth * 0.5), (0.1, 0.3, 0.1), DARK),
-        box((door, -tall * 0.45, depth), (0.16, tall * 0.55, 0.04), DARK),
-        *[box((x, tall * 0.3, depth), (0.13, 0.14, 0.03), LIGHT) for x in (door - 0.34, door + 0.34)],
-        *both(lambda s: box((s * width, 0.05, 0), (0.03, 0.16, 0.2), LIGHT)),
+        box((0, -tall * 0.4, depth), (0.16, tall * 0.6, 0.05), DARK),
+        *both(lambda s: box((s * width * 0.64, tall * 0.25, depth), (pane, pane + 0.03, 0.04), LIGHT)),
+        *both(lambda s: box((s * width, 0.05, 0), (0.04, 0.17, 0.22), LIGHT)),
     ]
 
 
 def robot(u: Uniform) -> list[Part]:
-    body, tall, head = u(0.36, 0.46), u(0.38, 0.5), u(0.27, 0.34)
+    body, tall, head = u(0.36, 0.44), u(0.36, 0.44), u(0.32, 0.38)
     neck = tall + head + 0.06
     return [
         box((0, 0, 0), (body, tall, 0.28), rounding=0.06),
         box((0, neck, 0), (head * 1.2, head, 0.27), rounding=0.06),
         box((0, neck, 0.27), (head * 0.95, head * 0.62, 0.03), LIGHT),
-        *both(lambda s: ball((s * head * 0.45, neck + 0.04, 0.3), 0.09, DARK)),
+        *both(lambda s: ball((s * head * 0.45, neck + 0.06, 0.3), 0.1, DARK)),
+        box((0, neck - head * 0.38, 0.29), (head * 0.5, 0.04, 0.03), DARK),
         box((0, 0.08, 0.28), (body * 0.55, tall * 0.4, 0.03), DARK),
         rod((0, neck + head, 0), (0, neck + head + u(0.15, 0.3), 0), 0.035, DARK),
         ball((0, neck + head + 0.26, 0), 0.08, LIGHT),
@@ -163,38 +165,40 @@ def robot(u: Uniform) -> list[Part]:
 
 
 def airplane(u: Uniform) -> list[Part]:
-    length, span, body = u(0.95, 1.1), u(0.9, 1.1), u(0.19, 0.24)
+    length, span, body = u(0.85, 1.0), u(0.9, 1.05), u(0.22, 0.28)
     wing = u(-0.02, 0.12)
     return [
         ball((0, 0, 0), (body, body, length)),
-        box((0, -0.04, wing), (span, 0.035, u(0.18, 0.25)), rounding=0.03),
-        box((0, 0.05, -length * 0.86), (0.42, 0.03, 0.13), rounding=0.03),
-        box((0, 0.24, -length * 0.86), (0.035, 0.24, 0.15), TRIM, rounding=0.03),
+        box((0, -0.02, wing), (span, 0.06, u(0.24, 0.32)), rounding=0.05),
+        box((0, 0.05, -length * 0.84), (0.44, 0.05, 0.17), rounding=0.04),
+        box((0, 0.28, -length * 0.84), (0.05, 0.28, 0.18), TRIM, rounding=0.04),
         ball((0, body * 0.75, length * 0.45), (body * 0.6, 0.1, 0.2), LIGHT),
         rod((0, 0, length - 0.1), (0, 0, length + 0.05), (0.13, 0.05), DARK),
-        box((0, 0, length + 0.02), (0.05, 0.34, 0.03), DARK, rounding=0.02, rotation=rotation_about("z", u(0, 180))),
-        *both(lambda s: rod((s * span * 0.45, -0.1, wing - 0.12), (s * span * 0.45, -0.1, wing + 0.3), 0.09, DARK)),
+        box((0, 0, length + 0.02), (0.06, 0.36, 0.04), DARK, rounding=0.03, rotation=rotation_about("z", u(0, 180))),
+        *both(lambda s: rod((s * span * 0.5, -0.1, wing - 0.16), (s * span * 0.5, -0.1, wing + 0.38), 0.1, DARK)),
     ]
 
 
 def sailboat(u: Uniform) -> list[Part]:
-    length, width, mast = u(0.8, 0.92), u(0.34, 0.42), u(1.05, 1.3)
-    deck = 0.0
+    length, width, mast, boom = u(0.75, 0.88), u(0.38, 0.46), u(1.1, 1.3), u(35, 50)
+    turn = rotation_about("y", 90 - boom)  # the wind has swung the sail out, so that it shows from all sides
+    back = np.array([np.sin(np.deg2rad(boom)), 0.0, -np.cos(np.deg2rad(boom))])  # along the boom
+
+    def along(distance: float, y: float) -> Vec3:
+        return (float(distance * back[0]), y, float(0.15 + distance * back[2]))
+
     return [
-        ball((0, deck, 0), (width, 0.44, length)),
-        box((0, deck + 0.5, 0), (1.0, 0.5, 2.0), TRIM, op=Op.SUBTRACT),
-        box((0, deck - 0.5, -length - 0.3), (1.0, 1.0, 0.5), DARK, op=Op.SUBTRACT),
-        rod((0, deck - 0.05, 0.1), (0, deck + mast, 0.1), 0.04, DARK),
-        # The sail is a right triangle in the yz plane: half of a thin prism turned by 90 degrees.
-        Part(
-            Kind.PRISM,
-            (0, deck + 0.12 + mast * 0.42, -0.02),
-            (0.66, mast * 0.84, 0.05),
-            rotation=rotation_about("y", 90),
-        ),
-        box((0, deck + 0.08, -0.1), (width * 0.55, 0.12, 0.24), LIGHT),
-        *both(lambda s: box((s * width * 0.4, deck - 0.12, -length + 0.18), (0.08, 0.07, 0.04), LIGHT)),
-        box((0, deck + mast + 0.02, -0.05), (0.02, 0.09, 0.16), DARK, rounding=0.01),
+        ball((0, 0, 0), (width, 0.46, length)),
+        box((0, 0.5, 0), (1.0, 0.5, 2.0), TRIM, op=Op.SUBTRACT),
+        box((0, -0.5, -length - 0.25), (1.0, 1.0, 0.5), DARK, op=Op.SUBTRACT),
+        rod((0, -0.05, 0.15), (0, mast + 0.06, 0.15), 0.05, DARK),
+        # Half of a thin prism: its other half is cut off at the mast.
+        Part(Kind.PRISM, along(0, 0.16 + mast * 0.42), (0.72, mast * 0.84, 0.05), rotation=turn),
+        box(along(-0.52, 0.12 + mast), (0.5, mast, 0.3), DARK, op=Op.SUBTRACT, rotation=turn),
+        rod((0, -0.05, 0.15), (0, mast + 0.06, 0.15), 0.05, DARK),
+        rod(along(0, 0.14), along(0.7, 0.14), 0.04, DARK),
+        box((0, 0.06, 0.42), (width * 0.45, 0.1, 0.18), LIGHT, rounding=0.05),
+        box((0, mast, 0.02), (0.025, 0.09, 0.15), ACCENT, rounding=0.02),
     ]
 
 
@@ -244,7 +248,7 @@ def bear(u: Uniform) -> list[Part]:
         *both(lambda s: ball((s * head * 0.85, top + head * 0.8, 0), (ear, ear, 0.08))),
         ball((0, top - 0.08, head * 0.95), (0.17, 0.13, 0.14), LIGHT),
         ball((0, top - 0.03, head * 0.95 + 0.14), (0.07, 0.05, 0.04), DARK),
-        *_face(top + 0.1, head * 0.92, 0.15),
+        *_face(top + 0.1, head * 0.92, 0.15, 0.065),
         ball((0, -0.02, body * 0.52), (0.27, 0.3, 0.2), LIGHT),
         *both(lambda s: rod((s * body * 0.8, 0.22, 0.05), (s * (body + 0.2), u(-0.2, 0.05), 0.28), (0.15, 0.13))),
         *both(lambda s: rod((s * 0.24, -body * 0.75, 0.1), (s * 0.32, -body * 0.9, 0.55), 0.17)),
@@ -254,19 +258,20 @@ def bear(u: Uniform) -> list[Part]:
 
 
 def snowman(u: Uniform) -> list[Part]:
-    low, middle, head = u(0.46, 0.54), u(0.34, 0.4), u(0.25, 0.3)
+    low, middle, head = u(0.46, 0.52), u(0.35, 0.4), u(0.3, 0.34)
     y1 = low + middle * 0.6
     y2 = y1 + middle * 0.6 + head * 0.7
     return [
         ball((0, 0, 0), low),
         ball((0, y1, 0), middle),
         ball((0, y2, 0), head),
-        rod((0, y2 - 0.02, head * 0.8), (0, y2 - 0.04, head + u(0.22, 0.34)), (0.075, 0.02), ACCENT),
-        *_face(y2 + 0.09, head * 0.88, 0.1, 0.05),
-        *[ball((0, y1 + dy, middle * 0.96), 0.055, DARK) for dy in (-0.1, 0.12)],
-        *both(lambda s: rod((s * middle * 0.8, y1, 0), (s * (middle + 0.45), y1 + u(0.1, 0.4), 0.05), 0.04, DARK)),
-        rod((0, y2 + head * 0.62, 0), (0, y2 + head * 0.75, 0), head * 1.15, DARK),
-        rod((0, y2 + head * 0.7, 0), (0, y2 + head + u(0.25, 0.38), 0), head * 0.75, DARK),
+        rod((0, y2 - 0.02, head * 0.8), (0, y2 - 0.04, head + u(0.2, 0.3)), (0.08, 0.02), ACCENT),
+        *_face(y2 + 0.09, head * 0.88, 0.13, 0.065),
+        *[ball((x, y2 - 0.13 + 0.25 * abs(x), head * 0.88), 0.035, DARK) for x in (-0.14, -0.05, 0.05, 0.14)],
+        *[ball((0, y1 + dy, middle * 0.96), 0.06, DARK) for dy in (-0.14, 0.1)],
+        *both(lambda s: rod((s * middle * 0.8, y1, 0), (s * (middle + 0.38), y1 + u(0.1, 0.35), 0.05), 0.05, DARK)),
+        rod((0, y2 + head * 0.68, 0), (0, y2 + head * 0.8, 0), head * 1.1, DARK),
+        rod((0, y2 + head * 0.75, 0), (0, y2 + head + u(0.2, 0.3), 0), head * 0.75, DARK),
         ring((0, y2 - head * 0.85, 0), head * 0.85, 0.07, (0, 1, 0), ACCENT),
         box((0.05, y1 - 0.05, -middle - 0.02), (0.1, 0.25, 0.05), ACCENT),
     ]
@@ -288,7 +293,7 @@ def cactus(u: Uniform) -> list[Part]:
     eyes = tall - 0.3
     return [
         *parts,
-        *_face(eyes, radius * 0.95, 0.11),
+        *_face(eyes, radius * 0.95, 0.11, 0.06),
         box((0, eyes - 0.16, radius * 0.98), (0.09, 0.03, 0.04), DARK, rounding=0.02),
         ball((0.08, tall + 0.04, 0), (0.12, 0.08, 0.12), LIGHT),
     ]
@@ -307,7 +312,7 @@ def lamp(u: Uniform) -> list[Part]:
 
 
 def guitar(u: Uniform) -> list[Part]:
-    low, high, thick, neck = u(0.42, 0.5), u(0.3, 0.36), u(0.11, 0.15), u(0.75, 0.95)
+    low, high, thick, neck = u(0.44, 0.52), u(0.32, 0.38), u(0.13, 0.17), u(0.7, 0.85)
     waist = low * 0.75
     return [
         rod((0, 0, -thick), (0, 0, thick), low, rounding=0.06),
@@ -335,11 +340,11 @@ def camera(u: Uniform) -> list[Part]:
 
 
 def windmill(u: Uniform) -> list[Part]:
-    base, top, tall, blade, turn = u(0.4, 0.48), u(0.24, 0.3), u(0.7, 0.85), u(0.62, 0.75), u(0, 90)
+    base, top, tall, blade, turn = u(0.42, 0.5), u(0.27, 0.33), u(0.68, 0.8), u(0.62, 0.72), u(0, 90)
     hub_z = top + 0.18
 
     def sail(angle: float) -> Part:
-        return box((0, tall * 0.75, hub_z), (blade, 0.1, 0.03), LIGHT, 0.02, rotation=rotation_about("z", angle))
+        return box((0, tall * 0.75, hub_z), (blade, 0.13, 0.04), LIGHT, 0.03, rotation=rotation_about("z", angle))
 
     return [
         rod((0, -tall, 0), (0, tall, 0), (base, top)),
@@ -360,7 +365,7 @@ def train(u: Uniform) -> list[Part]:
         rod((0, 0, length + 0.15), (0, 0, length + 0.24), boiler * 0.85, DARK),
         ball((0, 0.05, length + 0.25), 0.1, LIGHT),
         box((0, 0.18, -0.55), (cab, 0.5, 0.3), rounding=0.04),
-        box((0, 0.72, -0.55), (cab + 0.08, 0.05, 0.38), DARK),
+        box((0, 0.71, -0.55), (cab + 0.08, 0.06, 0.38)),
         *both(lambda s: box((s * cab, 0.4, -0.55), (0.03, 0.14, 0.16), LIGHT)),
         box((0, 0.42, -0.86), (0.2, 0.13, 0.03), DARK),
         rod((0, 0.2, length - 0.1), (0, u(0.58, 0.72), length - 0.1), (0.09, 0.14), DARK),
@@ -412,18 +417,18 @@ def turtle(u: Uniform) -> list[Part]:
 
 
 def helicopter(u: Uniform) -> list[Part]:
-    body, tail, rotor, turn = u(0.4, 0.46), u(0.95, 1.15), u(0.8, 0.95), u(0, 180)
+    body, tail, rotor, turn = u(0.46, 0.52), u(0.95, 1.1), u(0.72, 0.84), u(0, 180)
     return [
-        ball((0, 0, 0), (body * 0.85, body * 0.92, body * 1.25)),
+        ball((0, 0, 0), (body * 0.9, body * 0.92, body * 1.2)),
         ball((0, 0.04, body * 0.62), (body * 0.68, body * 0.66, body * 0.66), LIGHT),
-        rod((0, 0.08, -body * 0.6), (0, 0.16, -tail), (0.17, 0.07), blend=0.08),
-        box((0, 0.3, -tail), (0.03, 0.2, 0.12), TRIM, rounding=0.02),
-        box((0.08, 0.26, -tail), (0.02, 0.2, 0.05), DARK, 0.01, rotation=rotation_about("x", u(0, 90))),
+        rod((0, 0.08, -body * 0.6), (0, 0.16, -tail), (0.2, 0.1), blend=0.08),
+        box((0, 0.32, -tail), (0.05, 0.24, 0.15), TRIM, rounding=0.03),
+        box((0.11, 0.28, -tail), (0.03, 0.22, 0.06), DARK, 0.02, rotation=rotation_about("x", u(0, 90))),
         rod((0, body * 0.8, 0), (0, body + 0.16, 0), 0.07, DARK),
-        box((0, body + 0.16, 0), (rotor, 0.025, 0.075), DARK, 0.02, rotation=rotation_about("y", turn)),
-        box((0, body + 0.16, 0), (rotor, 0.025, 0.075), DARK, 0.02, rotation=rotation_about("y", turn + 90)),
-        *both(lambda s: rod((s * 0.3, -body - 0.16, -0.45), (s * 0.3, -body - 0.16, 0.5), 0.045, DARK)),
-        *both(lambda s: rod((s * 0.3, -body - 0.16, 0.1), (s * 0.2, -body * 0.6, 0.1), 0.04, DARK)),
+        box((0, body + 0.16, 0), (rotor, 0.035, 0.07), DARK, 0.03, rotation=rotation_about("y", turn)),
+        box((0, body + 0.16, 0), (rotor, 0.035, 0.07), DARK, 0.03, rotation=rotation_about("y", turn + 90)),
+        *both(lambda s: rod((s * 0.3, -body - 0.16, -0.45), (s * 0.3, -body - 0.16, 0.5), 0.055, DARK)),
+        *both(lambda s: rod((s * 0.3, -body - 0.16, 0.1), (s * 0.2, -body * 0.6, 0.1), 0.05, DARK)),
     ]
 
 
@@ -449,7 +454,7 @@ def shoe(u: Uniform) -> list[Part]:
         rod((0, 0, heel), (0, shaft, heel - 0.02), (wide * 0.95, wide * 1.12), rounding=0.06, blend=0.12),
         box((0, -0.78, 0), (2, 0.5, 2), DARK, op=Op.SUBTRACT),
         rod((0, 0.25, heel), (0, shaft + 0.3, heel - 0.02), wide * 0.85, DARK, op=Op.SUBTRACT),
-        box((0, -0.3, 0), (wide * 1.02, 0.07, length), DARK, rounding=0.05),
+        box((0, -0.3, 0), (wide * 0.98, 0.07, length * 0.93), DARK, rounding=0.06),
         ball((0, -0.12, length * 0.78), (wide * 0.9, 0.16, 0.24), ACCENT),
         *[box((0, 0.2 + 0.12 * i, heel + wide * 1.1 - 0.02), (0.15, 0.03, 0.05), LIGHT) for i in range(3)],
     ]

@@ -20,6 +20,21 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+#: Radius of every solid's bounding sphere, which lies around the origin, in scene units.
+RADIUS = 0.9
+
+_SPIRAL = np.arange(256) + 0.5
+#: 256 directions, spread evenly on the unit sphere (a Fibonacci spiral).
+_DIRECTIONS = np.stack(
+    [
+        np.sqrt(1 - (1 - _SPIRAL / 128) ** 2) * np.cos(_SPIRAL * np.pi * (1 + 5**0.5)),
+        1 - _SPIRAL / 128,
+        np.sqrt(1 - (1 - _SPIRAL / 128) ** 2) * np.sin(_SPIRAL * np.pi * (1 + 5**0.5)),
+    ],
+    axis=1,
+)
+_CORNERS = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(-1, 3)
+
 
 class Kind(IntEnum):
     """Primitive; the meaning of ``Part.size`` stands beside each."""
@@ -76,6 +91,51 @@ class Part:
             return ring * np.sqrt(np.maximum(0.0, 1 - rotation[:, 1] ** 2)) + tube
         return rotation @ np.asarray(self.size[:3])
 
+    def surface_points(self) -> Float[np.ndarray, "n 3"]:
+        """Points on the surface, dense where it reaches farthest out."""
+        size, r = np.asarray(self.size, dtype=np.float64), self.rounding
+        angle = np.arange(32) * (2 * np.pi / 32)
+        circle = np.stack([np.cos(angle), np.zeros(32), np.sin(angle)], axis=1)
+        up = np.array([0.0, 1.0, 0.0])
+        if self.kind is Kind.ELLIPSOID:
+            local = _DIRECTIONS * size
+        elif self.kind is Kind.BOX:
+            local = (_CORNERS[:, None] * (size - r) + r * _DIRECTIONS[None, ::8]).reshape(-1, 3)
+        elif self.kind is Kind.CONE:
+            # Each end is a circle whose edge is rounded: three points of the rounding at each angle.
+            edge = [(0.0, 1.0), (0.29, 0.29), (1.0, 0.0)]  # in units of r: inwards from the radius, from the height
+            local = np.concatenate(
+                [
+                    circle * max(size[end] - across * r, 0.0) + up * side * (size[2] - along * r)
+                    for end, side in ((0, -1.0), (1, 1.0))
+                    for across, along in edge
+                ]
+            )
+        elif self.kind is Kind.TORUS:
+            turns = angle[::2, None, None]
+            local = circle * (size[0] + size[1] * np.cos(turns)) + up * size[1] * np.sin(turns)
+            local = local.reshape(-1, 3)
+        else:
+            base = np.array([[-size[0], -size[1] / 2], [size[0], -size[1] / 2], [0.0, size[1] / 2]])
+            local = np.concatenate([np.insert(base, 2, z, axis=1) for z in (-size[2], size[2])])
+        return np.asarray(self.center) + local @ np.asarray(self.rotation, dtype=np.float64).T
+
+
+def bounding_sphere(points: Float[np.ndarray, "n 3"], steps: int = 120) -> tuple[Float[np.ndarray, "3"], float]:
+    """Centre and radius of a sphere around all points, within about 1% of the smallest one.
+
+    Badoiu and Clarkson 2003: the centre moves towards the farthest point, by ever smaller steps.
+    """
+    center = (points.min(axis=0) + points.max(axis=0)) / 2
+    best, smallest = center, math.inf
+    for step in range(steps):
+        squared = np.square(points - center).sum(axis=1)
+        farthest = int(squared.argmax())
+        if squared[farthest] < smallest:
+            best, smallest = center, squared[farthest]
+        center = center + (points[farthest] - center) / (step + 5)
+    return best, math.sqrt(smallest)
+
 
 def rotation_to(axis: tuple[float, float, float]) -> tuple[tuple[float, float, float], ...]:
     """A rotation that takes the local y axis to ``axis``."""
@@ -106,16 +166,11 @@ class Solid:
 
     @classmethod
     def from_parts(cls, parts: list[Part]) -> Solid:
-        """Centre the parts and scale them to the world's common size.
-
-        The bounding box ends up centred at the origin, its longest half side at most 0.75 and its
-        half diagonal at most 0.92, so that every solid fits into the unit ball.
-        """
-        added = [part for part in parts if part.op is Op.UNION]
-        lowest = np.min([np.asarray(part.center) - part.half_extent() for part in added], axis=0)
-        highest = np.max([np.asarray(part.center) + part.half_extent() for part in added], axis=0)
-        middle, half = (lowest + highest) / 2, (highest - lowest) / 2
-        scale = min(0.75 / half.max(), 0.92 / float(np.linalg.norm(half)))
+        """Move and scale the parts so that their bounding sphere is that of radius ``RADIUS`` around the origin."""
+        points = np.concatenate([part.surface_points() for part in parts if part.op is Op.UNION])
+        points = points[_distances(_table(tuple(parts)), points)[0] < 2e-3]  # without what is cut away
+        middle, radius = bounding_sphere(points)
+        scale = RADIUS / radius
         moved = tuple(
             replace(
                 part,

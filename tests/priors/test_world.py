@@ -8,7 +8,7 @@ from priors.world.appearance import COLORS, PATTERNS, render, sample_appearance
 from priors.world.captions import compose, held_out_pairs, sample_caption, vocabulary
 from priors.world.classes import CLASSES, build_solid
 from priors.world.dataset import draw_instance, render_dataset, sample_instance
-from priors.world.solids import Kind, Material, Op, Part, Solid, rotation_about, rotation_to
+from priors.world.solids import RADIUS, Kind, Material, Op, Part, Solid, bounding_sphere, rotation_about, rotation_to
 from renderers.cameras import orbit_cameras
 from renderers.config import VIEW_WORDS
 
@@ -75,6 +75,49 @@ def test_every_class_fits_the_unit_ball_and_traces_safely(name):
         outside, claimed = points[distance > 0.02][:600], distance[distance > 0.02][:600]
         nearest = np.linalg.norm(outside[:, None] - inside[None], axis=-1).min(axis=1)
         assert (0.85 * claimed <= nearest + 1e-6).all()
+
+
+def test_bounding_sphere_holds_all_points_and_is_hardly_larger_than_the_smallest():
+    rng = np.random.default_rng(0)
+    on_sphere = rng.normal(size=(500, 3))
+    on_sphere = on_sphere / np.linalg.norm(on_sphere, axis=1, keepdims=True) * 0.7 + [0.3, -1.0, 2.0]
+    center, radius = bounding_sphere(on_sphere)
+    assert np.linalg.norm(center - [0.3, -1.0, 2.0]) < 0.03 and 0.69 < radius < 0.715
+    # A long thin thing: the sphere around its two ends is the smallest one.
+    rod = np.stack([np.linspace(-1, 1, 100), 0.05 * rng.uniform(-1, 1, 100), np.zeros(100)], axis=1)
+    center, radius = bounding_sphere(rod)
+    assert (np.linalg.norm(rod - center, axis=1) <= radius + 1e-9).all() and 1.0 <= radius < 1.02
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_bounding_sphere_is_the_same_for_all(name):
+    for seed in range(2):
+        vertices, _ = build_solid(name, np.random.default_rng(seed)).mesh(64)
+        assert np.linalg.norm(vertices, axis=1).max() == pytest.approx(RADIUS, rel=0.015)
+        # The sphere could be no smaller: the solid touches it on more than one side.
+        far = vertices[np.linalg.norm(vertices, axis=1) > 0.95 * RADIUS]
+        assert (far.min(axis=0) < 0).any() and np.ptp(far, axis=0).max() > RADIUS
+
+
+def test_the_bounding_sphere_fills_the_frame_as_recorded():
+    ball = Solid.from_parts([Part(Kind.ELLIPSOID, (3, 2, 1), (4, 4, 4))])
+    for index in range(40):
+        thing = sample_instance(6, index)
+        assert 0.8 <= thing.fill <= 0.95
+        assert thing.labels()["fill"] == thing.fill and thing.labels()["radius"] == RADIUS
+    rgb = render(ball, thing.appearance, thing.cameras, 128, 2)[0]
+    shown = np.abs(rgb - thing.appearance.background).max(-1) > 0.02
+    for axis in (0, 1):
+        assert shown.any(axis=axis).sum() == pytest.approx(128 * thing.fill, abs=2.1)
+
+
+def test_supersampling_at_edges_alone_is_nearly_supersampling_everywhere():
+    thing = draw_instance(np.random.default_rng(0), "bear", "blue", "dotted")
+    everywhere = render(thing.solid, thing.appearance, thing.cameras, 64 * 3, 1)[0]
+    everywhere = everywhere.reshape(64, 3, 64, 3, 3).mean(axis=(1, 3))
+    once, at_edges = (render(thing.solid, thing.appearance, thing.cameras, 64, rays)[0] for rays in (1, 3))
+    assert np.abs(at_edges - everywhere).max() < 0.12 and np.abs(at_edges - everywhere).mean() < 0.002
+    assert np.abs(once - everywhere).max() > 0.3
 
 
 @pytest.mark.parametrize("name", CLASSES)
