@@ -65,7 +65,7 @@ def judge_run(folder: Path, judge: Judge) -> JudgedRun:
     class_name, color = attributes_of(config.prompt)
     scene, _ = load_scene(config, checkpoint)
     cameras = judging_cameras(scene)
-    rgb = [scene.render_views(particle, cameras, 64).rgb for particle in range(config.particles)]
+    rgb = [scene.render_views(particle, cameras, 128).rgb for particle in range(config.particles)]
     pictures = torch.stack(rgb).permute(0, 1, 4, 2, 3).cpu()
     judgement = judge(pictures.flatten(0, 1))
     expected_view = view_index(cameras.azimuth_deg, cameras.elevation_deg, config.text.view_thresholds)

@@ -14,6 +14,7 @@ from settings.constraints import NonNegative, OneOf, OpenShare, Positive, Positi
 from settings.fields import Conflict, section, setting
 
 EstimatorLoss = Literal["velocity", "epsilon"]
+AdaptedLayers = Literal["attention", "all"]
 FLAWS = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 
@@ -105,6 +106,8 @@ class EstimatorConfig:
 
     rank: PositiveInt = 4  # of the adapters; the paper's code uses 4
     scale: Positive = 1.0  # factor on the adapters' output (peft's alpha / rank)
+    # Which layers have adapters: the attention's projections as in the paper, or every linear layer and convolution.
+    layers: AdaptedLayers = "attention"
     camera_dropout: Share = 0.1  # probability that training hides the camera
     loss: EstimatorLoss = "velocity"  # error that is minimised: of v as in the paper, or of eps
     gradient_checkpointing: bool = setting(False, change="anywhere")  # less memory, a second forward pass in training

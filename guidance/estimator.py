@@ -14,7 +14,8 @@ output is read as what the pretrained network predicts, so eps_phi equals eps_pr
 before the first update. Reading an eps network's output as v instead would start far from it. That
 training nevertheless minimises the error of v is a matter of weighting: ``losses.estimator_loss``.
 
-*To change it.* Which layers have adapters: ``NetworkTraits.lora_targets`` of the family (``guidance/families/``).
+*To change it.* Which layers have adapters: ``estimator.layers``, and ``NetworkTraits.lora_targets`` of the family
+(``guidance/families/``) for the attention's.
 How adapters and embedding begin: ``initialise``. What the estimator knows of the camera: ``CameraEmbedding``.
 
 Adapters and camera embedding are float32 whatever the frozen weights are, because Adam's steps of
@@ -61,7 +62,8 @@ class LoraEstimator(nn.Module):
         self.config = config
         self.traits = prior.traits
         network = twin_of(prior.network)
-        adapters = attach_adapters(network, prior.traits.lora_targets, config.rank, config.scale)
+        targets = prior.traits.lora_targets if config.layers == "attention" else every_layer(network)
+        adapters = attach_adapters(network, targets, config.rank, config.scale)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         self.twin = Unregistered(network)
@@ -97,6 +99,11 @@ class LoraEstimator(nn.Module):
         """Which samples of a training batch see their camera."""
         draws = torch.rand(count, generator=generator, device=generator.device)
         return draws >= self.config.camera_dropout
+
+
+def every_layer(network: nn.Module) -> tuple[str, ...]:
+    """Names of all linear layers and convolutions."""
+    return tuple(name for name, part in network.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d)))
 
 
 def attach_adapters(network: nn.Module, targets: tuple[str, ...], rank: int, scale: float) -> dict[str, nn.Parameter]:

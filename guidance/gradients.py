@@ -63,6 +63,16 @@ def estimator_loss(prediction: Prediction, x_0: Latents, noise: Latents, kind: E
     return error.square().mean()
 
 
+def error_ratio(estimate: Latents, frozen: Latents, noise: Latents) -> Scalar:
+    """|| eps_phi - eps ||^2 / || eps_pretrain - eps ||^2, the geometric mean over the batch; to log.
+
+    1: the estimator knows no more of the scene than the frozen network, and VSD does no more than CSD. Below 1: it
+    has learnt the scene. A ratio for each sample, because errors differ by a factor of ten from level to level.
+    """
+    own, others = (rms(prediction - noise) for prediction in (estimate, frozen))
+    return (2 * (own / others).log()).mean().exp()
+
+
 def figures(guided: Latents, conditional: Latents, baseline: Latents, weight: Levels) -> dict[str, Scalar]:
     """What the gradient consists of, to log: means over the batch of root mean squares over each sample.
 

@@ -83,10 +83,15 @@ class NoiseSchedule:
     ) -> Int[Tensor, "batch"]:
         """Noise levels uniform over ``t_range``, given as fractions of the schedule's length in [0, 1].
 
-        Drawn on the generator's device, so that a seed means the same levels everywhere.
+        One from each of ``count`` equal parts of the range, in random order: every level of a batch is uniform, and the
+        batch covers the range, which makes its mean gradient quieter. Drawn on the generator's device, so that a seed
+        means the same levels everywhere.
         """
         low, high = check_t_range(t_range)
-        fraction = low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
+        device_of_draws = generator.device
+        parts = torch.randperm(count, generator=generator, device=device_of_draws)
+        within = torch.rand(count, generator=generator, device=device_of_draws)
+        fraction = low + (high - low) * (parts + within) / max(count, 1)
         return (fraction * len(self)).long().clamp(max=len(self) - 1).to(device)
 
 

@@ -111,6 +111,10 @@ class ScoreDistillation(Guidance):
                 "schedule/t_min": t_range[0],
                 "schedule/t_max": t_range[1],
             }
+            if known.of_estimator is not None:
+                figures["estimator/error_ratio"] = gradients.error_ratio(
+                    known.of_estimator, known["conditional"], noised.noise
+                )
             return GuidanceOutput(gradients.limit_rms(gradient, self.config.max_gradient_rms), figures, training_loss)
 
     def estimator_loss(

@@ -214,9 +214,9 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(args.prior).to(device, torch.float32)
     requests, repeated = all_requests()[:: args.every], diversity_requests(args.samples)
     args.out.mkdir(parents=True, exist_ok=True)
-    fresh = [world_pictures(requests, seed, args.data) for seed in (11, 12)]
-    show_some(fresh[0], args.out / "world.png")
-    fresh = [judge_pictures(judge, pictures) for pictures in fresh]
+    truth = [world_pictures(requests, seed, args.data) for seed in (11, 12)]
+    show_some(truth[0], args.out / "world.png")
+    fresh = [judge_pictures(judge, pictures) for pictures in truth]
     pictures = world_pictures(repeated, 13, args.data)
     contact_sheet(pictures, args.samples, args.out / "diversity_world.png")
     world = judge_pictures(judge, pictures).features

@@ -23,6 +23,7 @@ from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.diagnostics import Diagnostics
 from systems.callbacks.interruption import Interruption
+from systems.callbacks.notices import EstimatorWatch, Forecast
 from systems.callbacks.performance import Performance, Progress
 from systems.callbacks.results import Previews, Results, write_results
 from systems.checkpoints import (
@@ -120,6 +121,8 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
         Previews(config.output.preview_every, folder),
         Diagnostics(config, folder),
         Results(folder, performance),
+        Forecast(),
+        EstimatorWatch(),
         Progress(),
         Checkpoints(config.output, folder, interruption, detection),
     ]

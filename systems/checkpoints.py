@@ -107,15 +107,14 @@ def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -
             f"checkpoint: {str(path)!r} is of stage {metadata.stage!r}, this run is of stage {config.stage!r}; "
             "use a checkpoint of the same stage"
         )
-    theirs, ours = without_retired(metadata.config, str(path)), plain(config)
-    lines = [
-        f"{key} is {_field(theirs, key)!r} there and {_field(ours, key)!r} here"
+    theirs, ours, defaults = without_retired(metadata.config, str(path)), plain(config), plain(RunConfig())
+    compared = [
+        (key, _field(theirs, key, defaults), _field(ours, key, defaults))
         for key, policy in run_policies().items()
         # An older configuration may lack a whole section.
-        if policy.state
-        and _field(theirs, key) != _field(ours, key)
-        and _field(theirs, key.partition(".")[0]) is not None
+        if policy.state and _field(theirs, key.partition(".")[0]) is not None
     ]
+    lines = [f"{key} is {there!r} there and {here!r} here" for key, there, here in compared if there != here]
     if lines:
         raise ValueError(
             f"checkpoint: {str(path)!r} is of another configuration: {'; '.join(lines)}; "
@@ -151,8 +150,15 @@ def check_state(path: str | Path, state: dict[str, torch.Tensor], module: nn.Mod
         )
 
 
-def _field(config: dict[str, Any], name: str) -> Any:
-    """A field by its dotted name; None where an older configuration lacks it."""
+def _field(config: dict[str, Any], name: str, older: dict[str, Any] | None = None) -> Any:
+    """A field by its dotted name.
+
+    A configuration that was written before the field existed lacks it, and means what ``older`` says: a new field's
+    default is what runs did before. Without ``older``: None.
+    """
+    found: Any = config
     for part in name.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
+        if not isinstance(found, dict) or part not in found:
+            return None if older is None else _field(older, name)
+        found = found[part]
+    return found

@@ -87,8 +87,8 @@ def all_captions(class_name: str, color: str, pattern: str, view: str) -> list[t
     )
     captions = [("", EMPTY_SHARE)]
     for choice in itertools.product(*slots):
-        words, shares = zip(*choice, strict=True)
-        captions.append((compose(class_name, *words), (1 - EMPTY_SHARE) * math.prod(shares)))
+        words = [word for word, _ in choice]
+        captions.append((compose(class_name, *words), (1 - EMPTY_SHARE) * math.prod(share for _, share in choice)))
     return captions
 
 

@@ -21,6 +21,7 @@ COLUMNS = 3  # panels side by side
 PANELS = {
     "losses": ("loss/guidance", "loss/estimator", "loss/clip"),
     "gradient at latents (RMS)": ("grad/latents", "grad/latents_guidance", "grad/latents_residual", "grad/images"),
+    "estimator's error, frozen network's = 1": ("estimator/error_ratio",),
     "gradient norms of parameters": ("grad/scene", "grad/estimator"),
     "noise levels (share of the schedule)": ("schedule/t", "schedule/t_min", "schedule/t_max"),
     "renders (means)": ("render/opacity", "render/brightness", "render/occupied"),

@@ -67,7 +67,7 @@ def test_the_judge_says_what_it_says(judge_folder) -> None:
     images = images_of(ours)
     assert_equal_to_rounding(ours.encode_images(images), theirs(images).embedding)
     assert_equal_to_rounding(ours.encode_text(["a red mug"]).tokens[:, 0], theirs.embed_text(["a red mug"]))
-    with pytest.raises(ValueError, match=r"'a purple wug': the judge .* doesn't know \['wug'\]"):
+    with pytest.raises(ValueError, match=r"'a purple wug': the judge doesn't know \['wug'\]"):
         ours.encode_text(["a purple wug"])
 
 

@@ -92,7 +92,7 @@ def test_the_csv_is_grouped_and_counts_iterations(finished: Path) -> None:
     rows = list(csv.DictReader((finished / "logs/version_0/metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     columns = set(rows[0]) - {"step"}
-    assert {name.split("/")[0] for name in columns} == {"loss", "grad", "schedule", "render", "perf"}
+    assert {name.split("/")[0] for name in columns} == {"loss", "grad", "schedule", "render", "perf", "estimator"}
     t_max = [float(row["schedule/t_max"]) for row in rows]
     assert t_max == pytest.approx([0.98, 0.98, 0.98, 0.98])  # the jump comes at 2 x 2 particles
     for name in ("loss/scene", "grad/scene", "grad/estimator", "render/opacity", "perf/iterations_per_second"):

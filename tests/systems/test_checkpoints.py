@@ -100,6 +100,16 @@ def test_other_configurations_are_refused_by_field(config, tmp_path) -> None:
     check_same_run(path, metadata, replace(config, iterations=99, seed=5))
 
 
+def test_a_field_that_is_newer_than_a_checkpoint_has_its_default_there(config, tmp_path) -> None:
+    path = written(tmp_path / "1.ckpt", config)
+    metadata = read_metadata(path)
+    del metadata.config["estimator"]["layers"]
+    check_same_run(path, metadata, config)
+    other = replace(config, estimator=replace(config.estimator, layers="all"))
+    with pytest.raises(ValueError, match=r"estimator\.layers is 'attention' there and 'all' here"):
+        check_same_run(path, metadata, other)
+
+
 def test_states_that_do_not_fit_are_refused_by_name() -> None:
     module = torch.nn.Linear(2, 3)
     check_state("x", module.state_dict(), module)
