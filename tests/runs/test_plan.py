@@ -9,6 +9,6 @@ VSD = CONFIG_FOLDER / "vsd-nerf.yaml"
 
 def test_noise_that_would_change_after_the_end_is_told():
     assert beyond_the_end(load_config(VSD, {}).config) == []
-    short = beyond_the_end(load_config(VSD, {"iterations": "320"}).config)
-    assert len(short) == 1 and "noise.t_max comes to 0.5 at iteration 320, beyond this run's 320" in short[0]
-    assert beyond_the_end(load_config(VSD, {"iterations": "321"}).config) == []
+    short = beyond_the_end(load_config(VSD, {"iterations": "260"}).config)
+    assert len(short) == 1 and "noise.t_max comes to 0.5 at iteration 260, beyond this run's 260" in short[0]
+    assert beyond_the_end(load_config(VSD, {"iterations": "261"}).config) == []

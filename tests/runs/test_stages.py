@@ -51,7 +51,7 @@ def test_a_stage_takes_over_what_belongs_to_the_earlier_run(key, place, nerf, ru
     assert (action, resume, config.stage) == ("train", None, "geometry")
     assert config.source == str((nerf / "checkpoints/last.ckpt").absolute())
     assert (config.prompt, config.seed, config.scene.field.hidden) == ("a blue chair", 5, (16,))
-    assert config.render.size == 64  # what isn't the world's is the configuration's
+    assert config.render.size == 128  # what isn't the world's is the configuration's
     assert folder.parent == Path("outputs/vsd-geometry/a-blue-chair")
     assert config.guidance.loss == "sds" and config.noise.t_max == [[0, 0.5]]
     assert f"source   {config.source}" in capsys.readouterr().out
@@ -96,7 +96,7 @@ def test_the_prior_is_the_earlier_runs(run, tmp_path):
     copied = made(run, "--config", NERF, "prior=mini", "prior.path=elsewhere")
     assert launch.main(["--config", GEOMETRY, f"from={copied}"]) == 0
     config = run.calls.pop()[1]
-    assert (config.prior.path, config.prior.preset, config.render.size) == ("elsewhere", "mini", 64)
+    assert (config.prior.path, config.prior.preset, config.render.size) == ("elsewhere", "mini", 128)
 
 
 def test_the_papers_lengths_and_noise_go_with_stable_diffusion(monkeypatch):
@@ -215,7 +215,7 @@ def test_a_pipelines_file_may_state_fields_of_a_stage(run, tmp_path):
     assert launch.main(["--config", "short.yaml", "nerf.render.size=48"]) == 0
     configs = [config for _, config, _, _ in run.calls]
     assert (configs[0].iterations, configs[0].render.size) == (5, 48)  # over the preset, below the command line
-    assert configs[1].render.size == 64 and len(configs) == 2
+    assert configs[1].render.size == 128 and len(configs) == 2
 
 
 def test_a_pipeline_stops_before_the_stage_after_one_without_a_surface(run, capsys):
