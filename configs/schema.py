@@ -71,6 +71,8 @@ class PriorConfig:
     preset: str = "mini"  # file of configs/prior that the settings came from; prior=NAME chooses it
     # Number format of the frozen weights; auto: fp32 on a CPU, bf16 on CUDA (fp16 with a 16-mixed trainer).
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", change="anywhere")
+    # Views of an object that the model must see at once; a preset states it. null: as many as the model says.
+    views: PositiveInt | None = None
 
 
 @section

@@ -23,7 +23,7 @@ from configs.errors import ConfigError, allowed
 
 CONFIG_FOLDER = Path(__file__).parent
 PRESET_FOLDER = CONFIG_FOLDER / "prior"
-BASE_KEY = "base"  # of a preset: the file of BASE_FOLDER that it adds to
+BASE_KEY = "base"  # of a preset: the file of BASE_FOLDER, or the other preset, that it adds to
 BASE_FOLDER = "base"  # in PRESET_FOLDER
 DEFAULTS_FILE = CONFIG_FOLDER / "defaults.yaml"  # what goes with a stage and with a loss, whatever the prior
 CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
@@ -195,9 +195,10 @@ def _preset(path: Path, case: Case, below: tuple[Path, ...] = ()) -> Iterator[So
     values = read_yaml(path)
     base = values.pop(BASE_KEY, None)
     if base is not None:
-        file = PRESET_FOLDER / BASE_FOLDER / f"{base}.yaml"
-        if not file.is_file() or file in below:
-            names = sorted(each.stem for each in file.parent.glob("*.yaml"))
+        files = [PRESET_FOLDER / BASE_FOLDER / f"{base}.yaml", PRESET_FOLDER / f"{base}.yaml"]
+        file = next((each for each in files if each.is_file()), None)
+        if file is None or file in (path, *below):
+            names = sorted(each.stem for each in (PRESET_FOLDER / BASE_FOLDER).glob("*.yaml"))
             raise ConfigError(f"{path}: {BASE_KEY}: {base!r} is no other base; {allowed(str(base), names)}")
         yield from _preset(file, case, (*below, file))
     yield from _parts(path, "", values, case)

@@ -48,6 +48,7 @@ class TextEmbeddings:
     tokens: Float[Tensor, "batch tokens width"]
     pooled: Float[Tensor, "batch pooled_width"] | None = None  # for families that condition on it
     guidance: Float[Tensor, "batch"] | None = None  # scale that guidance-distilled networks read; 1: none
+    c2w: Float[Tensor, "batch 4 4"] | None = None  # cameras, for networks that read them
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -67,21 +68,28 @@ class TextEmbeddings:
         """The same texts at another embedded guidance scale; unchanged where the network reads none."""
         return self if self.guidance is None else replace(self, guidance=torch.full_like(self.guidance, scale))
 
+    def seen_from(self, c2w: Float[Tensor, "batch 4 4"]) -> TextEmbeddings:
+        """The same texts with the cameras that the network reads."""
+        return replace(self, c2w=c2w.to(self.tokens.device, torch.float32))
+
     @staticmethod
     def concatenate(parts: list[TextEmbeddings]) -> TextEmbeddings:
         """The rows of all parts, which are of one model."""
-        columns = zip(*((part.tokens, part.pooled, part.guidance) for part in parts), strict=True)
+        columns = zip(*(part._parts() for part in parts), strict=True)
         return TextEmbeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
 
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.tokens, self.pooled, self.guidance, self.c2w
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> TextEmbeddings:
-        parts = (self.tokens, self.pooled, self.guidance)
-        return TextEmbeddings(*(None if part is None else change(part) for part in parts))
+        return TextEmbeddings(*(None if part is None else change(part) for part in self._parts()))
 
 
 class FrozenModel(nn.Module, ABC):
     """A pretrained model that is used and not trained. In the eyes of torch it has no parameters."""
 
     image_size: int  # pixels a side of the images that it takes
+    views_together: int = 1  # views of one object, in a row of the batch, that the model sees at once
     preset: ClassVar[str | None] = None  # of configs/prior: settings that fit the model's family
 
     @property

@@ -43,6 +43,11 @@ class Guidance(nn.Module, ABC):
         """Pixels a side of the images that ``encode`` takes."""
         return self.model.image_size
 
+    @property
+    def views_together(self) -> int:
+        """Views of one object that the model sees at once; a batch holds whole groups of them."""
+        return self.model.views_together
+
     def describe(self) -> str:
         """The frozen model, in a line."""
         return self.model.describe()

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from files.checksums import verify_checksums
-from guidance.families import flux, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
+from guidance.families import flux, multiview, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
 from guidance.families.registry import FAMILIES
 from guidance.prior import DiffusionPrior
 
@@ -75,6 +75,12 @@ def outline_prior(path_or_id: str | Path, dtype: torch.dtype = torch.float32) ->
     """The same prior as shapes alone, on the meta device; raises as `load_prior`."""
     source, index, family = _find(path_or_id)
     return family.load(source, index, torch.device("meta"), dtype)
+
+
+def views_together(path_or_id: str | Path) -> int:
+    """How many views of one object the model sees at once; raises as `load_prior`, and reads no weights."""
+    source, index, family = _find(path_or_id)
+    return family.views_of(source, index)
 
 
 def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], type[DiffusionPrior]]:

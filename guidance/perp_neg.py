@@ -45,7 +45,7 @@ def avoided_views(prompts: PromptEmbeddings, cameras: Cameras, config: PerpNegCo
     weights = view_weights(cameras, config, prompts.view_thresholds)
     rows = {word: VIEW_WORDS.index(word) for word in config.words}
     return {
-        f"avoid {word} view": Avoided(prompts.views[row : row + 1].expand(len(cameras)), weights[word])
+        f"avoid {word} view": Avoided(prompts.for_all(prompts.views[row : row + 1], cameras), weights[word])
         for word, row in rows.items()
     }
 

@@ -59,6 +59,15 @@ class DiffusionPrior(FrozenModel):
             ValueError: a part of another family or task, or noise that the family isn't supported with.
         """
 
+    @classmethod
+    def views_of(cls, source: Path | str, index: dict[str, Any]) -> int:
+        """How many views of one object the model sees at once, from its ``model_index.json``.
+
+        Raises:
+            ValueError: a multi-view model that doesn't say it.
+        """
+        return 1
+
     def __init__(
         self,
         network: nn.Module,

@@ -38,22 +38,29 @@ class PromptEmbeddings:
     negative: TextEmbeddings  # one row
     view_thresholds: ViewThresholds
     further: Mapping[str, TextEmbeddings] = field(default_factory=dict)  # texts that the loss declares, a row each
+    with_cameras: bool = False  # the network reads the camera beside the text
 
     def for_cameras(self, cameras: Cameras) -> PromptBatch:
         """Pick each camera's rows."""
         index = view_index(cameras.azimuth_deg, cameras.elevation_deg, self.view_thresholds)
-        count = len(cameras)
         return PromptBatch(
-            conditional=self.views[index.to(self.views.tokens.device)],
-            unconditional=self.negative.expand(count),
-            plain=self.plain.expand(count),
-            further={name: text.expand(count) for name, text in self.further.items()},
+            conditional=self._seen(self.views[index.to(self.views.tokens.device)], cameras),
+            unconditional=self.for_all(self.negative, cameras),
+            plain=self.for_all(self.plain, cameras),
+            further={name: self.for_all(text, cameras) for name, text in self.further.items()},
         )
+
+    def for_all(self, text: TextEmbeddings, cameras: Cameras) -> TextEmbeddings:
+        """One text for every camera."""
+        return self._seen(text.expand(len(cameras)), cameras)
+
+    def _seen(self, texts: TextEmbeddings, cameras: Cameras) -> TextEmbeddings:
+        return texts.seen_from(cameras.c2w) if self.with_cameras else texts
 
     def to(self, device: torch.device | str) -> PromptEmbeddings:
         parts = (part.to(device) for part in (self.views, self.plain, self.negative))
         further = {name: text.to(device) for name, text in self.further.items()}
-        return PromptEmbeddings(*parts, self.view_thresholds, further)
+        return PromptEmbeddings(*parts, self.view_thresholds, further, self.with_cameras)
 
 
 def view_prompt(config: TextConfig, prompt: str, view: str, dropped: tuple[str, ...] = ()) -> str:
@@ -105,4 +112,5 @@ def embed_prompt(
         negative,
         text.view_thresholds,
         dict(zip(further, others, strict=True)),
+        with_cameras=model.views_together > 1,
     )

@@ -82,7 +82,7 @@ class ScoreDistillation(Guidance):
         """
         x_0, schedule = latents.detach().float(), self.model.schedule
         texts = prompts.for_cameras(cameras)
-        t = schedule.sample_t(len(x_0), t_range, generator, x_0.device)
+        t = self._draw_levels(len(x_0), t_range, generator)
         with torch.no_grad():
             noised = self._inverted(x_0, t, texts) if self.loss.inverts else self._noised(x_0, t, generator)
             avoided = avoided_views(prompts, cameras, self.config.perp_neg)
@@ -132,9 +132,10 @@ class ScoreDistillation(Guidance):
         """
         assert self.estimator is not None, f"{self.config.loss} has no estimator to train"
         x_0 = latents.detach().float()
-        t = self.model.schedule.sample_t(len(x_0), t_range, generator, x_0.device)
+        t = self._draw_levels(len(x_0), t_range, generator)
         noise = draw_noise(x_0, generator)
-        keep_camera = self.estimator.draw_keep_camera(len(x_0), generator)
+        together = self.model.views_together
+        keep_camera = self.estimator.draw_keep_camera(len(x_0) // together, generator).repeat_interleave(together)
         x_t = self.model.schedule.add_noise(x_0, noise, t)
         plain = prompts.for_cameras(cameras).plain
         prediction = self.estimator.predict(self.model, x_t, t, plain, cameras.c2w, keep_camera)
@@ -167,7 +168,9 @@ class ScoreDistillation(Guidance):
         levels: tuple[float, ...],
         generator: torch.Generator,
     ) -> list[Images]:
-        """Without guidance, and all levels with the same noise."""
+        """Without guidance, and all levels with the same noise. None of a model that sees no view alone."""
+        if self.model.views_together > 1:
+            return []
         count, schedule = len(levels), self.model.schedule
         t = (torch.tensor(levels) * (len(schedule) - 1)).long().to(latents.device)
         noise = draw_noise(latents, generator).expand(count, -1, -1, -1)
@@ -176,6 +179,18 @@ class ScoreDistillation(Guidance):
         texts = prompts.for_cameras(views)
         both = (self.model.predict(x_t, t, texts.conditional), self._estimate(x_t, t, texts, views))
         return [self.decode(prediction.x_0) for prediction in both if prediction is not None]
+
+    def _draw_levels(
+        self, count: int, t_range: tuple[float, float], generator: torch.Generator
+    ) -> Int[Tensor, "batch"]:
+        """A noise level for each sample; views that the model sees together share one."""
+        together = self.model.views_together
+        if count % together:
+            raise ValueError(
+                f"{count} views are no whole number of groups of {together}, which this prior sees at once"
+            )
+        levels = self.model.schedule.sample_t(count // together, t_range, generator, self.model.device)
+        return levels.repeat_interleave(together)
 
     def _asked(self, texts: PromptBatch, avoided: Mapping[str, Avoided]) -> dict[str, TextEmbeddings]:
         """The texts that the frozen network is asked with, by name."""

@@ -14,7 +14,7 @@ Conventions, stated here once and used everywhere:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -112,8 +112,14 @@ def view_index(
     return index
 
 
-def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Generator) -> Cameras:
-    """Draw cameras; azimuths are stratified over the batch so that one step sees all sides."""
+def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Generator, together: int = 1) -> Cameras:
+    """Draw cameras; azimuths are stratified over the batch so that one step sees all sides.
+
+    Args:
+        together: cameras of a group, which stand in a row: they differ in azimuth alone, spread evenly over the range.
+    """
+    if together > 1:
+        return _group_of_cameras(count, sampling, generator, together)
 
     def uniform(bounds: tuple[float, float]) -> Float[Tensor, "batch"]:
         low, high = bounds
@@ -126,6 +132,18 @@ def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Genera
     return orbit_cameras(
         azimuth, uniform(sampling.elevation_deg), uniform(sampling.distance), uniform(sampling.fovy_deg)
     )
+
+
+def _group_of_cameras(count: int, sampling: CameraSampling, generator: torch.Generator, together: int) -> Cameras:
+    low, high = sampling.azimuth_deg
+    part = replace(sampling, azimuth_deg=(low, low + (high - low) / together))
+    first = sample_cameras(count // together, part, generator)
+    azimuth, elevation, distance, fovy = (
+        value.repeat_interleave(together)
+        for value in (first.azimuth_deg, first.elevation_deg, first.distance, first.fovy_deg)
+    )
+    steps = torch.arange(together, device=azimuth.device).repeat(count // together)
+    return orbit_cameras(azimuth + steps * (high - low) / together, elevation, distance, fovy)
 
 
 def turntable_cameras(count: int, elevation_deg: float, distance: float, fovy_deg: float) -> Cameras:

@@ -9,6 +9,7 @@ import torch
 from configs.schema import RunConfig
 from guidance.building import load_model
 from guidance.frozen_model import FrozenModel
+from guidance.loading import views_together
 from guidance.memory import PlannedRun, preflight
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from runs.devices import chosen_precision
@@ -20,6 +21,32 @@ BUNDLED = "priors"  # folder of the bundled priors in the repository
 def build_prior(config: RunConfig, device: torch.device) -> FrozenModel:
     """The frozen model that the loss needs, on the device and in the precision that it will run in."""
     return load_model(config.guidance, model_path(config), device, prior_dtype(config, device))
+
+
+def check_views(config: RunConfig) -> None:
+    """Compare ``render.views`` and ``prior.views`` with the views of an object that the model sees at once.
+
+    Reads the model's index alone.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or its views don't go with the configuration.
+    """
+    if config.guidance.reads == "images":
+        return
+    together, wanted = views_together(model_path(config)), config.prior.views
+    if wanted is not None and wanted != together:
+        kind = "one view" if together == 1 else f"{together} views"
+        raise ValueError(
+            f"prior: the preset {config.prior.preset!r} is for a model that sees {wanted} views of an object at once, "
+            f"and {config.prior.path!r} sees {kind}; use another preset, or another prior.path"
+        )
+    if config.stage == "image" and together > 1:
+        raise ValueError("prior: a picture has no views; the stage image needs a prior that sees one view at a time")
+    if config.render.views % together:
+        raise ValueError(
+            f"render.views: {config.render.views} is no multiple of the {together} views of an object that this prior "
+            f"sees at once; set render.views={-(-config.render.views // together) * together}"
+        )
 
 
 def model_path(config: RunConfig) -> str:

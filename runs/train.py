@@ -16,7 +16,7 @@ from configs.schema import STAGES, RunConfig
 from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
 from runs.devices import chosen_precision, ordered_sums, use_threads
-from runs.frozen_model import build_prior, build_prompts, memory_line
+from runs.frozen_model import build_prior, build_prompts, check_views, memory_line
 from runs.processes import agreed_folder
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
@@ -64,6 +64,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
         check_same_run(resume, read_metadata(resume), config)
     elif STAGES[config.stage] is not None:
         check_source(config)  # before anything large is loaded
+    check_views(config)
     use_threads(config.trainer)
     quieten_lightning()
     with ordered_sums(find_device(config.trainer.accelerator)):

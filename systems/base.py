@@ -143,7 +143,8 @@ class DistillationSystem(LightningModule, ABC):
     def draw_cameras(self, iteration: int) -> Cameras:
         """This rank's cameras of an iteration."""
         generator = self._stream(Purpose.CAMERAS, iteration)
-        return sample_cameras(self.config.render.views, self.config.cameras, generator).to(self.device)
+        together = self.guidance.views_together
+        return sample_cameras(self.config.render.views, self.config.cameras, generator, together).to(self.device)
 
     def encode(self, rgb: Float[Tensor, "batch height width 3"]) -> Latents:
         """Renders (BHWC) to what the loss reads, latents or images (BCHW), with gradient.

@@ -49,9 +49,14 @@ def front_cameras(system: DistillationSystem, count: int) -> Cameras:
 
 
 def samples(system: DistillationSystem) -> list[Images]:
-    """Pictures from the prior, then from the estimator, from the same camera and noise."""
+    """Pictures from the prior, then from the estimator, from the same cameras and noise.
+
+    From the front; a group of views from all sides where the prior sees several at once.
+    """
     generator = stream(system.config.seed, 0, Purpose.DIAGNOSTICS)
-    return system.guidance.samples(system.prompts, front_cameras(system, SAMPLES), STEPS, generator)
+    together = system.guidance.views_together
+    cameras = front_cameras(system, SAMPLES) if together == 1 else system.scene.orbit(together).to(system.device)
+    return system.guidance.samples(system.prompts, cameras, STEPS, generator)
 
 
 @torch.no_grad()
