@@ -33,9 +33,9 @@ class Backend:
 
 
 def package_obstacle(package: str) -> str | None:
-    """Why a package cannot be used: it is missing or broken. None if it can be imported."""
-    if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed"
+    """Why a package, or a module of one, cannot be used: missing or broken. None if it can be imported."""
+    if importlib.util.find_spec(package.partition(".")[0]) is None:
+        return f"{package.partition('.')[0]} is not installed"
     try:
         importlib.import_module(package)
     except Exception as error:  # packages with compiled parts fail with errors of all kinds
@@ -50,20 +50,18 @@ def triton_interpreted() -> bool:
 
 def triton_obstacle(device: torch.device) -> str | None:
     """Why our Triton kernels cannot run on a device; None if they can. The first call for a device runs a kernel."""
-    return _triton_obstacle(device.type, device.index)
+    return package_obstacle("triton") or _device_obstacle(device.type, device.index)
 
 
 @functools.cache
-def _triton_obstacle(kind: str, index: int | None) -> str | None:
-    device = torch.device(kind, index) if index is not None else torch.device(kind)
-    if (problem := package_obstacle("triton")) is not None:
-        return problem
-    if kind == "cuda" and not triton_interpreted():
-        capability = torch.cuda.get_device_capability(device)
-        if capability < TRITON_CAPABILITY:
-            found, lowest = (".".join(map(str, each)) for each in (capability, TRITON_CAPABILITY))
-            return f"compute capability {found} is below {lowest}"
+def _device_obstacle(kind: str, index: int | None) -> str | None:
+    device = torch.device(kind) if index is None else torch.device(kind, index)
     try:
+        if kind == "cuda" and not triton_interpreted():
+            capability = torch.cuda.get_device_capability(device)
+            if capability < TRITON_CAPABILITY:
+                found, lowest = (".".join(map(str, each)) for each in (capability, TRITON_CAPABILITY))
+                return f"compute capability {found} is below {lowest}"
         return None if _trial_succeeds(device) else "a trial kernel computed a wrong sum"
     except Exception as error:  # no C compiler, a driver that is too old, and whatever else the compiler says
         return f"a trial kernel failed ({_first_line(error)})"

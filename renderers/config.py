@@ -11,7 +11,7 @@ from settings.fields import Conflict, section, setting
 
 VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
 VolumeBackend = Literal["auto", "torch", "numba", "triton"]
-RasterizerBackend = Literal["auto", "torch", "numba", "nvdiffrast", "kaolin"]
+RasterizerBackend = Literal["auto", "torch", "numba", "triton", "nvdiffrast", "kaolin"]
 Azimuth = Annotated[float, Field(ge=0, le=180)]  # degrees from a direction, to either side
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
 OpeningDeg = Annotated[float, Field(gt=0, lt=180)]

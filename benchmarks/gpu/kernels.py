@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import trimesh
 from torch import Tensor
 
 from benchmarks.gpu.report import Report
@@ -15,6 +16,8 @@ from benchmarks.gpu.timing import median_ms
 from models.hash_grid import encode_reference, hash_grid_layout
 from renderers.cameras import camera_rays, turntable_cameras
 from renderers.config import OccupancyConfig
+from renderers.rasterizer import project
+from renderers.rasterizer_backends import VISIBLE_FACES, ScreenMesh
 from renderers.ray_marching import (
     OccupancyGrid,
     PackedSamples,
@@ -50,6 +53,13 @@ def comparisons(sizes: Sizes, device: torch.device, points: int) -> Iterator[Com
         tolerance=0.0,
     )
     yield compositing(march_reference(segments, occupancy), device)
+    view = sphere(sizes, device)
+    yield Comparison(
+        "rasteriser",
+        lambda backend: (VISIBLE_FACES[backend](view),),
+        ("visible faces",),
+        tolerance=0.0,
+    )
 
 
 def hash_grid(sizes: Sizes, device: torch.device, count: int) -> Comparison:
@@ -101,6 +111,16 @@ def compositing(samples: PackedSamples, device: torch.device) -> Comparison:
 
     names = ("weights", "colours", "opacities", "density gradient", "value gradient")
     return Comparison("compositing", run, names, tolerance=1e-4)
+
+
+def sphere(sizes: Sizes, device: torch.device) -> ScreenMesh:
+    """A ball of half the radius in one view, about as finely meshed as a surface of stage 2."""
+    mesh = trimesh.creation.icosphere(subdivisions=sizes.subdivisions, radius=0.5)
+    vertices = torch.tensor(mesh.vertices, dtype=torch.float32, device=device)
+    cameras = turntable_cameras(1, elevation_deg=20, distance=1.2, fovy_deg=50).to(device)
+    screen = project(vertices, cameras, sizes.image, sizes.image)
+    faces = torch.tensor(mesh.faces, dtype=torch.int64, device=device)
+    return ScreenMesh(screen.xy[0], screen.depth[0], faces, sizes.image, sizes.image)
 
 
 def measure_parity(report: Report) -> None:

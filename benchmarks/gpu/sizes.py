@@ -18,6 +18,7 @@ class Sizes:
     grid: HashGridConfig
     image: int  # pixels a side whose rays are marched and composited
     samples: int  # across the diameter
+    subdivisions: int  # of the icosphere that is rasterised, 20 * 4^subdivisions faces
     repeats: int  # of a timing
     warmup: int  # iterations of a stage before it is timed
     iterations: int  # of a stage that are timed, at most
@@ -32,6 +33,7 @@ FULL = Sizes(
     grid=HashGridConfig(finest_resolution=4096),
     image=512,
     samples=96,
+    subdivisions=7,
     repeats=20,
     warmup=5,
     iterations=60,
@@ -44,6 +46,7 @@ SMALL = Sizes(
     grid=HashGridConfig(levels=4, log2_hashmap_size=10, base_resolution=4, finest_resolution=40),
     image=6,
     samples=16,
+    subdivisions=1,
     repeats=1,
     warmup=1,
     iterations=2,

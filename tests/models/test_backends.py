@@ -26,9 +26,9 @@ def broken(name: str, reason: str) -> Backend:
 @pytest.fixture
 def fresh():
     """What was found out about Triton is forgotten, before and after."""
-    backends._triton_obstacle.cache_clear()
+    backends._device_obstacle.cache_clear()
     yield
-    backends._triton_obstacle.cache_clear()
+    backends._device_obstacle.cache_clear()
 
 
 def test_auto_takes_the_first_that_works_and_says_once_why_others_do_not(caplog):
@@ -85,7 +85,7 @@ def test_a_kernel_that_cannot_be_compiled_is_told_in_one_line(monkeypatch, fresh
     monkeypatch.setattr(backends, "_trial_succeeds", fail)
     expected = "a trial kernel failed (RuntimeError: Failed to find C compiler. Please specify via CC environment"
     assert triton_obstacle(CPU).startswith(expected) and "\n" not in triton_obstacle(CPU)
-    backends._triton_obstacle.cache_clear()
+    backends._device_obstacle.cache_clear()
     monkeypatch.setattr(backends, "_trial_succeeds", lambda device: False)
     assert triton_obstacle(CPU) == "a trial kernel computed a wrong sum"
 
