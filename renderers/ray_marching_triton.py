@@ -73,7 +73,8 @@ def _write(
 ):  # fmt: skip
     """Write each ray's kept intervals before ``ends_of_rays [rays]``, from where those of the ray before end."""
     ray = tl.program_id(0).to(tl.int64)
-    place = tl.load(ends_of_rays + ray - 1 + tl.arange(0, 1), ray > 0, 0)
+    rays = ray + tl.arange(0, 1)
+    place = tl.load(ends_of_rays + rays - 1, rays > 0, 0)
     first = 0
     while first < slots:
         slot = first + tl.arange(0, BLOCK)

@@ -36,7 +36,7 @@ KERNELS = [
             {"WIDTH": width, "BLOCK": grid.BLOCK},
             EXACT,
         )
-        for width, table in ((1, P), (2, P), (8, P), (2, "*bf16"))
+        for width, table in ((1, P), (2, P), (8, P), (2, "*fp16"))
     ),
     (
         grid._table_gradient,
@@ -83,7 +83,7 @@ KERNELS = [
             {"HAS_VALUES": channels > 1, "CHANNELS": channels, "WIDTH": width, "BLOCK": compositing.BLOCK},
             WAVE,
         )
-        for channels, width, values in ((1, 1, P), (3, 4, P), (3, 4, "*bf16"))
+        for channels, width, values in ((1, 1, P), (3, 4, P), (3, 4, "*fp16"))
     ),
 ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def main(capabilities: list[int]) -> None:
     for kernel, types, constants, options in KERNELS:
         # In the order of the kernel's arguments, constants included.
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        source = ASTSource(kernel, signature, constants)
         for capability in capabilities:
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             fused = compiled.asm["ptx"].count("fma.rn.f32") + compiled.asm["ptx"].count("fma.rn.f64")
