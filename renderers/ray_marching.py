@@ -133,7 +133,7 @@ def intersect_box(
 @functools.cache
 def volume_backend(configured: str) -> BackendChoice:
     """What marches and composites, given ``render.volume.backend``; asked about a device, it answers and logs once."""
-    return BackendChoice("volume renderer", "volume.backend", configured, (NUMBA, TRITON, TORCH))
+    return BackendChoice("volume renderer", "render.volume.backend", configured, (NUMBA, TRITON, TORCH))
 
 
 def march_rays(
