@@ -51,7 +51,6 @@ from renderers.config import ViewThresholds
 
 TERA = 1e12
 DTYPE = torch.bfloat16
-FROM = ("config", META, DTYPE)  # where the weights come from, and where and in what they are
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,15 @@ class Model:
     """A public model, by the shapes of what it reads."""
 
     name: str
-    build: Callable[[], DiffusionPrior]
+    build: Callable[..., DiffusionPrior]  # on a device: with random weights; by itself: on meta tensors
     tokens: tuple[int, int]  # of a prompt, and their width
     pooled: int | None = None  # width
     embedded_guidance: bool = False  # instead of a classifier-free pair
 
 
-def stable_diffusion_2_1() -> DiffusionPrior:
+def stable_diffusion_2_1(device: torch.device = META) -> DiffusionPrior:
     """stabilityai/stable-diffusion-2-1-base."""
-    with META:
+    with device:
         unet = UNet2DConditionModel(
             sample_size=64,
             cross_attention_dim=1024,
@@ -84,12 +83,12 @@ def stable_diffusion_2_1() -> DiffusionPrior:
             use_linear_projection=True,
         )
         autoencoder = _autoencoder(size=512, channels=4)
-    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), (None,), *FROM)
+    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), (None,), "config", device, DTYPE)
 
 
-def stable_diffusion_xl() -> DiffusionPrior:
+def stable_diffusion_xl(device: torch.device = META) -> DiffusionPrior:
     """stabilityai/stable-diffusion-xl-base-1.0."""
-    with META:
+    with device:
         unet = UNet2DConditionModel(
             sample_size=128,
             block_out_channels=(320, 640, 1280),
@@ -104,12 +103,12 @@ def stable_diffusion_xl() -> DiffusionPrior:
             projection_class_embeddings_input_dim=2816,
         )
         autoencoder = _autoencoder(size=1024, channels=4)
-    return StableDiffusionXLPrior(unet.to(DTYPE), autoencoder, _noise(), (None, None), *FROM)
+    return StableDiffusionXLPrior(unet.to(DTYPE), autoencoder, _noise(), (None, None), "config", device, DTYPE)
 
 
-def stable_diffusion_3_5_medium() -> DiffusionPrior:
+def stable_diffusion_3_5_medium(device: torch.device = META) -> DiffusionPrior:
     """stabilityai/stable-diffusion-3.5-medium."""
-    with META:
+    with device:
         transformer = SD3Transformer2DModel(
             sample_size=128,
             num_layers=24,
@@ -121,16 +120,26 @@ def stable_diffusion_3_5_medium() -> DiffusionPrior:
         )
         autoencoder = _autoencoder(size=1024, channels=16, use_quant_conv=False, use_post_quant_conv=False)
     schedule = flow_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0), patches=64**2)
-    return StableDiffusion3Prior(transformer.to(DTYPE), autoencoder, schedule, (None, None, None), *FROM)
+    return StableDiffusion3Prior(
+        transformer.to(DTYPE), autoencoder, schedule, (None, None, None), "config", device, DTYPE
+    )
 
 
-def flux_1_dev() -> DiffusionPrior:
+def flux_1_dev(device: torch.device = META) -> DiffusionPrior:
     """black-forest-labs/FLUX.1-dev."""
-    with META:
+    with device:
         transformer = FluxTransformer2DModel(guidance_embeds=True)
         autoencoder = _autoencoder(size=1024, channels=16, use_quant_conv=False, use_post_quant_conv=False)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    return FluxPrior(transformer.to(DTYPE), autoencoder, flow_schedule(scheduler, patches=64**2), (None, None), *FROM)
+    return FluxPrior(
+        transformer.to(DTYPE),
+        autoencoder,
+        flow_schedule(scheduler, patches=64**2),
+        (None, None),
+        "config",
+        device,
+        DTYPE,
+    )
 
 
 MODELS = {
@@ -160,13 +169,13 @@ def guidance_of(prior: DiffusionPrior, step: Step) -> ScoreDistillation:
         return build_guidance(prior, step.guidance, step.estimator, torch.Generator().manual_seed(0))
 
 
-def prompts_of(model: Model) -> PromptEmbeddings:
-    """Embeddings of the model's shapes."""
+def prompts_of(model: Model, device: torch.device = META) -> PromptEmbeddings:
+    """Embeddings of the model's shapes, random."""
 
     def text(rows: int) -> TextEmbeddings:
-        tokens = torch.empty(rows, *model.tokens, dtype=DTYPE, device=META)
-        pooled = None if model.pooled is None else torch.empty(rows, model.pooled, dtype=DTYPE, device=META)
-        return TextEmbeddings(tokens, pooled, torch.empty(rows, device=META) if model.embedded_guidance else None)
+        tokens = torch.randn(rows, *model.tokens, dtype=DTYPE, device=device)
+        pooled = None if model.pooled is None else torch.randn(rows, model.pooled, dtype=DTYPE, device=device)
+        return TextEmbeddings(tokens, pooled, torch.ones(rows, device=device) if model.embedded_guidance else None)
 
     return PromptEmbeddings(text(5), text(1), text(1), ViewThresholds())
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from settings.constraints import Channels, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
 from settings.fields import Conflict, section, setting
 
-HashGridBackend = Literal["auto", "torch", "numba", "tinycudann"]
+HashGridBackend = Literal["auto", "torch", "numba", "triton", "tinycudann"]
 # How far vertices of the lattice may move, as a share of the spacing, until a tetrahedron could turn inside out:
 # opposite edges lie half a spacing apart, and both may move.
 SAFE_OFFSET = 0.25

@@ -10,15 +10,13 @@ encoding and ours:
   x ^ (y * 2654435761) ^ (z * 805459861) in uint32; both modulo the level's entries;
 - the flat parameter is laid out [level][entry][feature] and starts at U(-1e-4, 1e-4).
 
-Three backends compute the same function: ``torch`` (the reference, any device, slow), ``numba``
-(CPU kernels) and ``tinycudann`` (CUDA). All return float32. The gradient is defined with respect to
-table and positions; only ``torch`` can be differentiated twice.
+Four backends compute the same function: ``torch`` (the reference, any device, slow), ``numba``
+(CPU kernels), ``triton`` (CUDA kernels) and ``tinycudann`` (CUDA, half precision inside). All return float32.
+The gradient is defined with respect to table and positions; only ``torch`` can be differentiated twice.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +24,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.backends import NUMBA, TORCH, TRITON, Backend, BackendChoice, package_obstacle
 from models.config import HashGridConfig
 from models.numba_threads import match_torch_threads
-
-logger = logging.getLogger(__name__)
 
 INITIAL_RANGE = 1e-4  # half-width of the uniform initialisation
 
 
-@dataclass(frozen=True)
+# The fastest of a device first. tinycudann comes after our own kernels: it rounds to half precision.
+BACKENDS = (NUMBA, TRITON, Backend("tinycudann", "cuda", lambda device: package_obstacle("tinycudann")), TORCH)
+
+
+@dataclass(frozen=True, eq=False)
 class HashGridLayout:
     """Where each level lies in the table. Arrays have one element per level."""
 
@@ -171,7 +172,7 @@ class HashGrid(nn.Module):
         self.channels = config.levels * config.features
         table = torch.empty(self.layout.entries * config.features)
         self.table = nn.Parameter(table.uniform_(-INITIAL_RANGE, INITIAL_RANGE, generator=generator))
-        self._announced: set[tuple[str, str]] = set()
+        self._backend = BackendChoice("hash grid", "hash_grid.backend", config.backend, BACKENDS)
         # A list keeps tinycudann's own parameter out of our state dict: it always runs on our table.
         self._tinycudann: list[nn.Module] = []
         if config.backend == "tinycudann":
@@ -183,17 +184,7 @@ class HashGrid(nn.Module):
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend: str = self.config.backend
-        if backend == "auto":
-            wanted = {"cuda": "tinycudann", "cpu": "numba"}.get(device.type, "torch")
-            backend = wanted if wanted == "torch" or importlib.util.find_spec(wanted) else "torch"
-        home = {"numba": "cpu", "tinycudann": "cuda"}.get(backend, device.type)
-        if home != device.type:
-            raise ValueError(f"hash_grid.backend: {backend!r} runs on {home}, not on {device.type}; set it to 'auto'")
-        if (backend, device.type) not in self._announced:
-            self._announced.add((backend, device.type))
-            logger.info("hash grid: backend %s on %s (configured: %s)", backend, device.type, self.config.backend)
-        return backend
+        return self._backend.on(device)
 
     def forward(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n channels"]:
         """Features at positions in the unit cube."""
@@ -202,6 +193,10 @@ class HashGrid(nn.Module):
         table = self.table.view(-1, self.config.features)
         if backend == "numba":
             return _NumbaEncode.apply(positions, table, self.layout)
+        if backend == "triton":
+            from models.hash_grid_triton import TritonEncode  # needs triton
+
+            return TritonEncode.apply(positions, table, self.layout)
         if backend == "tinycudann":
             with torch.cuda.device(positions.device):  # tinycudann allocates on the current one
                 if not self._tinycudann:

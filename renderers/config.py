@@ -10,7 +10,8 @@ from settings.constraints import ORDERED, ElevationDeg, Momentum, NonNegative, N
 from settings.fields import Conflict, section, setting
 
 VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
-RasterizerBackend = Literal["auto", "torch", "numba", "nvdiffrast", "kaolin"]
+VolumeBackend = Literal["auto", "torch", "numba", "triton"]
+RasterizerBackend = Literal["auto", "torch", "numba", "triton", "nvdiffrast", "kaolin"]
 Azimuth = Annotated[float, Field(ge=0, le=180)]  # degrees from a direction, to either side
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
 OpeningDeg = Annotated[float, Field(gt=0, lt=180)]
@@ -76,6 +77,8 @@ class VolumeRendererConfig:
     samples_per_ray: PositiveInt = 96
     bounds: Literal["ball", "box"] = "ball"  # where samples may lie; both have the radius of the radiance field
     rays_per_chunk: PositiveInt = setting(32768, change="anywhere")  # rays whose graph is held at once
+    # What marches rays and composites their samples; auto: the fastest for the device. numba marches only.
+    backend: VolumeBackend = setting("auto", change="anywhere")
 
 
 @section

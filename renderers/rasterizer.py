@@ -7,6 +7,7 @@ computed from the face by `barycentrics`, the same differentiable code for all o
 - ``torch``: the reference, any device. Every face's bounding box is expanded into pixels, which compete by
   ``scatter_reduce amin`` on 64-bit keys of depth and face.
 - ``numba``: a z-buffer on the CPU; equal to the reference bit by bit.
+- ``triton``: a z-buffer on CUDA, with the reference's roundings.
 - ``nvdiffrast`` (Laine et al. 2020) and ``kaolin``: CUDA, where installed.
 
 Screen coordinates are in pixels: x to the right, y downwards, (0, 0) the top left corner of the image, pixel
@@ -18,21 +19,25 @@ with a vertex nearer than ``NEAR`` are left out.
 from __future__ import annotations
 
 import importlib.util
-import logging
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from models.backends import NUMBA, TORCH, TRITON, Backend, BackendChoice, package_obstacle
 from renderers.cameras import Cameras
 from renderers.config import RasterizerConfig
 from renderers.rasterizer_backends import NEAR, VISIBLE_FACES, ScreenMesh, opposite_areas
 
-logger = logging.getLogger(__name__)
-
-# The device of those that have only one; of several on a device the first is the fastest.
-HOMES = {"numba": "cpu", "nvdiffrast": "cuda", "kaolin": "cuda"}
+# The first that works on a device is taken. nvdiffrast and kaolin decide on pixels at edges by rules of their own.
+BACKENDS = (
+    NUMBA,
+    TRITON,
+    Backend("nvdiffrast", "cuda", lambda device: package_obstacle("nvdiffrast.torch")),
+    Backend("kaolin", "cuda", lambda device: package_obstacle("kaolin.render.mesh")),
+    TORCH,
+)
 SMALLEST_AREA = 1e-9  # pixels^2, below which a face counts as seen edge-on
 
 
@@ -84,7 +89,7 @@ class Rasterizer:
             ImportError: it isn't installed.
         """
         self.config = config
-        self._announced: set[tuple[str, str]] = set()
+        self._backend = BackendChoice("rasterizer", "rasterizer.backend", config.backend, BACKENDS)
         if config.backend not in ("auto", "torch") and not _installed(config.backend):
             raise ImportError(
                 f"rasterizer.backend: {config.backend!r} is not installed; docs/install.md says how to get it, "
@@ -97,18 +102,7 @@ class Rasterizer:
         Raises:
             ValueError: the configured backend doesn't run there.
         """
-        backend: str = self.config.backend
-        if backend == "auto":
-            wanted = [name for name, home in HOMES.items() if home == device.type and _installed(name)]
-            backend = next(iter(wanted), "torch")
-        if HOMES.get(backend, device.type) != device.type:
-            raise ValueError(
-                f"rasterizer.backend: {backend!r} runs on {HOMES[backend]}, not on {device.type}; set it to 'auto'"
-            )
-        if (backend, device.type) not in self._announced:
-            self._announced.add((backend, device.type))
-            logger.info("rasterizer: backend %s on %s (configured: %s)", backend, device.type, self.config.backend)
-        return backend
+        return self._backend.on(device)
 
     @torch.no_grad()
     def visible_faces(

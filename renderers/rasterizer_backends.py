@@ -96,6 +96,13 @@ def visible_faces_numba(view: ScreenMesh) -> Int[Tensor, "height width"]:
     return torch.from_numpy(visible)
 
 
+def visible_faces_triton(view: ScreenMesh) -> Int[Tensor, "height width"]:
+    """A z-buffer on CUDA."""
+    from renderers.rasterizer_triton import visible_faces  # needs triton
+
+    return visible_faces(view)
+
+
 @functools.cache
 def _nvdiffrast_context(device: torch.device):
     """nvdiffrast's CUDA rasteriser, one for each device: it keeps buffers."""
@@ -134,6 +141,7 @@ def visible_faces_kaolin(view: ScreenMesh) -> Int[Tensor, "height width"]:
 VISIBLE_FACES = {
     "torch": visible_faces_reference,
     "numba": visible_faces_numba,
+    "triton": visible_faces_triton,
     "nvdiffrast": visible_faces_nvdiffrast,
     "kaolin": visible_faces_kaolin,
 }

@@ -15,7 +15,7 @@ distance from the ray's origin in scene units.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.backends import NUMBA, TORCH, TRITON, BackendChoice
 from models.numba_threads import match_torch_threads
 from renderers.config import OccupancyConfig
 
@@ -129,6 +130,12 @@ def intersect_box(
     return t_near, torch.maximum(torch.maximum(first, second).amin(-1), t_near)
 
 
+@functools.cache
+def volume_backend(configured: str) -> BackendChoice:
+    """What marches and composites, given ``render.volume.backend``; asked about a device, it answers and logs once."""
+    return BackendChoice("volume renderer", "render.volume.backend", configured, (NUMBA, TRITON, TORCH))
+
+
 def march_rays(
     rays_o: Float[Tensor, "n 3"],
     rays_d: Float[Tensor, "n 3"],
@@ -137,6 +144,7 @@ def march_rays(
     bounds: str,
     step: float,
     first_step: Float[Tensor, "n"],
+    backend: str = "auto",
 ) -> PackedSamples:
     """Intervals of length ``step`` that lie in occupied cells; nothing here is differentiable.
 
@@ -144,6 +152,10 @@ def march_rays(
         bounds: "ball" or "box", of the occupancy grid's radius.
         first_step: length of each ray's first interval as a share of ``step``, in (0, 1]; ones for
             no jitter.
+        backend: as ``render.volume.backend``.
+
+    Raises:
+        ValueError: the backend doesn't run on the rays' device.
     """
     radius = occupancy.config.radius
     with torch.no_grad():
@@ -151,8 +163,7 @@ def march_rays(
         t_near, t_far = intersect(rays_o, rays_d, radius)
         longest = 2 * radius * (1 if bounds == "ball" else math.sqrt(3))
         slots = math.ceil(longest / step) + 2  # one for the short first interval, one for roundings
-        fast = rays_o.device.type == "cpu" and importlib.util.find_spec("numba")
-        march = march_numba if fast else march_reference
+        march = MARCHES[volume_backend(backend).on(rays_o.device)]
         return march(RaySegments(rays_o, rays_d, t_near, t_far, first_step, step, slots), occupancy)
 
 
@@ -201,3 +212,13 @@ def march_numba(rays: RaySegments, occupancy: OccupancyGrid) -> PackedSamples:
     firsts = np.cumsum(counts) - counts
     kernels.write_intervals(near, far, share, length, kept, firsts, t_starts, t_ends, ray_indices)
     return PackedSamples(torch.from_numpy(t_starts), torch.from_numpy(t_ends), torch.from_numpy(ray_indices), n_rays)
+
+
+def march_triton(rays: RaySegments, occupancy: OccupancyGrid) -> PackedSamples:
+    """`march_reference` on CUDA kernels."""
+    from renderers.ray_marching_triton import march  # needs triton
+
+    return PackedSamples(*march(rays, occupancy), len(rays.rays_o))
+
+
+MARCHES = {"torch": march_reference, "numba": march_numba, "triton": march_triton}

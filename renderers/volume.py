@@ -14,8 +14,8 @@ tau_i = sigma_i (t_end_i - t_start_i) along one ray:
     opacity = sum_i w_i = 1 - exp(-sum_i tau_i).
 
 These are pure functions of samples sorted by ray, differentiable in ``sigmas`` and the values. Results are
-float32. The running sum over all rays at once is kept in float64: a ray's share is the difference of two sums,
-which would lose its digits behind a thousand saturated rays.
+float32. In plain PyTorch the running sum over all rays at once is kept in float64: a ray's share is the difference of
+two sums, which would lose its digits behind a thousand saturated rays. The Triton kernels sum each ray by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from models.fields import FieldSamples
 from renderers.cameras import Cameras, camera_rays
 from renderers.config import VolumeRendererConfig
 from renderers.output import BackgroundColors, RenderOutput, in_front_of
-from renderers.ray_marching import OccupancyGrid, march_rays
+from renderers.ray_marching import OccupancyGrid, march_rays, volume_backend
 
 Field = Callable[[Float[Tensor, "n 3"]], FieldSamples]
 Normals = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
@@ -94,10 +94,13 @@ class VolumeRenderer:
         first_step: Float[Tensor, "rays"],
     ) -> _RayChunk:
         step = 2 * occupancy.config.radius / self.config.samples_per_ray
-        samples = march_rays(rays_o, rays_d, occupancy, bounds=self.config.bounds, step=step, first_step=first_step)
+        backend = self.config.backend
+        samples = march_rays(
+            rays_o, rays_d, occupancy, bounds=self.config.bounds, step=step, first_step=first_step, backend=backend
+        )
         points = samples.points(rays_o, rays_d)
         answers = field(points)
-        index = (samples.ray_indices, samples.n_rays)
+        index = (samples.ray_indices, samples.n_rays, backend)
         weights, _ = render_weights(answers.sigmas, samples.t_starts, samples.t_ends, *index)
         return _RayChunk(
             rgb=accumulate(weights, answers.rgb, *index),
@@ -154,8 +157,13 @@ def render_weights(
     t_ends: Float[Tensor, "n"],
     ray_indices: Int[Tensor, "n"],
     n_rays: int,
+    backend: str = "auto",
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Weights w_i and transmittances T_i of the samples."""
+    """Weights w_i and transmittances T_i of the samples; ``backend`` as ``render.volume.backend``."""
+    if volume_backend(backend).on(sigmas.device) == "triton":
+        from renderers.compositing_triton import TritonWeights  # needs triton
+
+        return TritonWeights.apply(sigmas, t_starts, t_ends, ray_indices, n_rays)
     depths = optical_depths(sigmas, t_starts, t_ends)
     transmittance = transmittances(depths, ray_indices, n_rays)
     return transmittance * -torch.expm1(-depths), transmittance
@@ -166,8 +174,13 @@ def accumulate(
     values: Float[Tensor, "n channels"] | None,
     ray_indices: Int[Tensor, "n"],
     n_rays: int,
+    backend: str = "auto",
 ) -> Float[Tensor, "rays channels"]:
     """Weighted sums of values along rays; of ones (the opacity) where ``values`` is None."""
+    if volume_backend(backend).on(weights.device) == "triton":
+        from renderers.compositing_triton import TritonAccumulate  # needs triton
+
+        return TritonAccumulate.apply(weights, values, ray_indices, n_rays)
     weighted = weights[:, None] if values is None else weights[:, None] * values.float()
     sums = torch.zeros(n_rays, weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
     return sums.index_add(0, ray_indices, weighted)

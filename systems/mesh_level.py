@@ -87,9 +87,17 @@ def ray_extremes(
         rays_o.split(config.rays_per_chunk), rays_d.split(config.rays_per_chunk), strict=True
     ):
         first_step = torch.ones(len(origins), device=origins.device)
-        samples = march_rays(origins, directions, occupancy, bounds=config.bounds, step=step, first_step=first_step)
+        samples = march_rays(
+            origins,
+            directions,
+            occupancy,
+            bounds=config.bounds,
+            step=step,
+            first_step=first_step,
+            backend=config.backend,
+        )
         sigmas = density(samples.points(origins, directions)).float()
-        index = (samples.ray_indices, samples.n_rays)
+        index = (samples.ray_indices, samples.n_rays, config.backend)
         weights, _ = render_weights(sigmas, samples.t_starts, samples.t_ends, *index)
         greatest = torch.zeros(samples.n_rays, device=sigmas.device)
         greatest = greatest.scatter_reduce(0, samples.ray_indices, sigmas, "amax")

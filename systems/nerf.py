@@ -15,7 +15,7 @@ from models.mesh import Surface, extract_mesh
 from renderers.cameras import Cameras
 from renderers.config import OccupancyConfig
 from renderers.output import RenderOutput
-from renderers.ray_marching import OccupancyGrid
+from renderers.ray_marching import OccupancyGrid, volume_backend
 from renderers.volume import VolumeRenderer
 from systems.base import DistillationSystem
 from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
@@ -99,7 +99,8 @@ class NeRFParticles(Scenes3D):
         return Surface(vertices.to(device), faces.to(device), field.surface_colors)
 
     def backend(self, device: torch.device) -> str:
-        return f"hash grid: {self.particles[0].field.grid.backend_on(device)}"
+        volume = volume_backend(self.config.render.volume.backend).on(device)
+        return f"hash grid: {self.particles[0].field.grid.backend_on(device)}, volume renderer: {volume}"
 
     def extremes(self, particle: int) -> RayExtremes:
         """What decides on the density of the surface: rays of views all around and of two heights."""

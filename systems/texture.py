@@ -83,6 +83,9 @@ class TextureParticles(MeshScenes):
     def background(self, particle: int) -> Background:
         return self.backgrounds[particle]
 
+    def backend(self, device: torch.device) -> str:
+        return f"{super().backend(device)}, hash grid: {self.particles[0].grid.backend_on(device)}"
+
     def surface(self, particle: int) -> Surface:
         mesh = self.mesh(particle)
         return Surface(mesh.vertices, mesh.faces, self.particles[particle])

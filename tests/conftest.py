@@ -14,10 +14,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 import tests.typechecker
 from tests.tools import lacking
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CPU, slowly; read once, at its import
 
 CHECKED = tests.typechecker.modules("models", "renderers", "evaluation", "guidance", "systems")
 install_import_hook(CHECKED, "tests.typechecker.check")
@@ -32,6 +36,17 @@ def validator(tmp_path_factory):
         return GltfValidator(tmp_path_factory.mktemp("validator"))
     except OSError as error:
         lacking(str(error))
+
+
+@pytest.fixture(scope="session")
+def triton_device():
+    """Where Triton's kernels run: on a GPU, else on the CPU under Triton's interpreter."""
+    from models.backends import triton_obstacle
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (obstacle := triton_obstacle(device)) is not None:
+        pytest.skip(obstacle)
+    return device
 
 
 @pytest.fixture(scope="session")

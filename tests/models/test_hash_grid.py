@@ -162,7 +162,7 @@ def test_state_dict_round_trip_holds_the_table_alone():
 
 def test_auto_announces_its_choice_once(caplog):
     grid = make_grid(backend="auto")
-    with caplog.at_level(logging.INFO, logger="models.hash_grid"):
+    with caplog.at_level(logging.INFO, logger="models.backends"):
         grid(positions(2))
         grid(positions(2))
     assert [record.getMessage() for record in caplog.records] == ["hash grid: backend numba on cpu (configured: auto)"]
