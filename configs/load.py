@@ -78,6 +78,10 @@ def load_config(
             device that isn't there, an unreadable file, or an earlier run that doesn't go with it all.
     """
     file, choice = _split_prior(read_config(path), overrides)
+    if stated is not None and isinstance(stated.values.get("prior"), str):
+        values = dict(stated.values)
+        choice = overrides.get("prior", values.pop("prior"))
+        stated = Source(stated.where, values)
     keeps_prior = earlier is not None and choice is None
     prior = earlier.prior if keeps_prior else choose_prior(DEFAULT_PRIOR if choice is None else choice)
     typed = read_overrides({key: text for key, text in overrides.items() if key != "prior"})

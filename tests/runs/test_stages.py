@@ -218,6 +218,19 @@ def test_a_pipelines_file_may_state_fields_of_a_stage(run, tmp_path):
     assert configs[1].render.size == 128 and len(configs) == 2
 
 
+def test_the_stages_of_a_pipeline_may_have_priors_of_their_own(run):
+    run.behave = finish
+    assert launch.main(["--config", str(CONFIG_FOLDER / "prolific-mv.yaml"), PROMPT]) == 0
+    nerf, geometry, texture = [config for _, config, _, _ in run.calls]
+    assert (nerf.prior.path, nerf.render.views) == ("priors/mini-mv", 4)
+    assert {geometry.prior.path, texture.prior.path} == {"priors/mini"} and texture.render.views == 2
+    assert nerf.text.view_template == "{prompt}" and "{view}" in texture.text.view_template
+    assert nerf.scene.field.grid == texture.scene.field.grid  # what is taken over
+    run.calls.clear()
+    assert launch.main(["--config", str(CONFIG_FOLDER / "prolific-mv.yaml"), PROMPT, "prior=mini"]) == 0
+    assert {config.prior.path for _, config, _, _ in run.calls} == {"priors/mini"}  # the command line wins
+
+
 def test_a_pipeline_stops_before_the_stage_after_one_without_a_surface(run, capsys):
     run.behave, run.found = finish, {"problems": ["particle 1 has no mesh: empty"]}
     assert launch.main(["--config", PROLIFIC, PROMPT, "particles=2", "output.run=mine"]) == launch.NO_SURFACE
