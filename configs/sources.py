@@ -90,7 +90,9 @@ def find_file(path: Path) -> Path:
 
 
 def _yaml_files() -> list[Path]:
-    return sorted(path for path in CONFIG_FOLDER.glob("*.yaml") if path.name != DEFAULTS_FILE.name)
+    """By name without the suffix, so that prolific.yaml, which most people want, comes before prolific-mv.yaml."""
+    files = (path for path in CONFIG_FOLDER.glob("*.yaml") if path.name != DEFAULTS_FILE.name)
+    return sorted(files, key=lambda path: path.stem)
 
 
 def is_pipeline(path: Path) -> bool:
