@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 
-# OpenMP's threads spin while they wait for each other. Where something else uses the cores, one spins away
-# the time that the other needs to arrive: two threads under contention were ten times slower than one.
+# OpenMP's threads spin while they wait for each other. Where something else uses the cores, one that spins for long
+# takes the time that the other needs to arrive. One that never spins is put to sleep and woken thousands of times an
+# iteration, which takes as long as the work. 20,000 rounds are a fraction of a millisecond: docs/install.md.
 # OpenMP reads these when PyTorch loads it, so they must be set before any import of PyTorch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import argparse
 import sys
