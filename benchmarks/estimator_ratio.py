@@ -2,7 +2,8 @@
 
     python -m benchmarks.estimator_ratio                                   # the default estimator on a world object
     python -m benchmarks.estimator_ratio rank=8,lr=1e-3 rank=32,lr=1e-3    # settings side by side
-    python -m benchmarks.estimator_ratio --run outputs/vsd-nerf/RUN        # the scene of a finished stage 1
+    python -m benchmarks.estimator_ratio --run outputs/vsd-nerf/RUN        # a finished stage 1: its own estimator
+    python -m benchmarks.estimator_ratio --run outputs/vsd-nerf/RUN steps=300    # and fresh ones on its scene
 
 VSD differs from CSD only as far as eps_phi differs from the frozen network. The measure is the ratio
 
@@ -125,10 +126,10 @@ def world_views(prior: DiffusionPrior, class_name: str, color: str, count: int, 
     return Views(torch.cat(latents), cameras)
 
 
-def run_views(folder: Path, count: int) -> tuple[DiffusionPrior, PromptEmbeddings, Views]:
-    """Training views of a finished run's scene."""
+def run_views(folder: Path, count: int) -> tuple[DiffusionPrior, PromptEmbeddings, Views, LoraEstimator]:
+    """Training views of a finished run's scene, and the estimator as the run left it."""
     from runs import frozen_model as run
-    from runs.checkpoint_files import read_checkpoint
+    from systems.checkpoints import read_checkpoint
     from systems.stages import system_class
 
     config = read_saved(folder / "config.yaml")
@@ -144,7 +145,7 @@ def run_views(folder: Path, count: int) -> tuple[DiffusionPrior, PromptEmbedding
         with torch.no_grad():
             views = system.render_training_views(config.iterations + start, 0, batch)
             latents.append(system.encode(views.rgb).float())
-    return prior, prompts, Views(torch.cat(latents), cameras)
+    return prior, prompts, Views(torch.cat(latents), cameras), system.guidance.estimator
 
 
 def _cameras(count: int, sampling: CameraSampling) -> Cameras:
@@ -379,7 +380,7 @@ def describe(setting: Setting) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", default=[""])
+    parser.add_argument("settings", nargs="*", help="default: the default setting, or none with --run")
     parser.add_argument("--object", nargs=2, default=("mug", "red"), metavar=("CLASS", "COLOUR"))
     parser.add_argument("--run", type=Path, help="folder of a finished stage 1, instead of a world object")
     parser.add_argument("--prior", default=BUNDLED)
@@ -389,10 +390,11 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="networks in bfloat16: faster where a CPU has AMX")
     parser.add_argument("--cache", type=Path, help="file that keeps the views' latents between calls")
     args = parser.parse_args()
-    settings = [Setting.parse(text) for text in args.settings]
+    settings = [Setting.parse(text) for text in args.settings or ([] if args.run else [""])]
     torch.set_num_threads(1)
 
-    count = args.views + EVALUATED
+    count = args.views * bool(settings) + EVALUATED
+    own = None
     if args.cache and args.cache.exists():
         saved = torch.load(args.cache, weights_only=True)
         views = Views(saved["latents"], Cameras(**saved["cameras"]))
@@ -401,7 +403,7 @@ def main() -> None:
         prompts = embed_prompt(prior, saved["prompt"], config.text)
     else:
         if args.run:
-            prior, prompts, views = run_views(args.run, count)
+            prior, prompts, views, own = run_views(args.run, count)
             prompt = read_saved(args.run / "config.yaml").prompt
         else:
             prior = load_prior(args.prior, "cpu", torch.float32)
@@ -420,6 +422,11 @@ def main() -> None:
     view = errors(lambda x, t, c: prior.predict(x, t, prompts.for_cameras(c).conditional), prior, fresh, args.levels)
     print("frozen, plain prompt: " + ", ".join(f"{k}: {v:.4f}" for k, v in plain.items()))
     print("ratio of the prompt with the view word: " + ", ".join(f"{k}: {view[k] / plain[k]:.3f}" for k in args.levels))
+    if own is not None:
+        learnt = errors(lambda x, t, c: own.predict(prior, x, t, prompts.for_cameras(c).plain, c.c2w), prior, fresh)
+        print("ratio of the run's own estimator: " + ", ".join(f"{k}: {learnt[k] / plain[k]:.3f}" for k in learnt))
+    if not settings:
+        return
     print(
         "| setting | steps | GFLOP | CPU s | gradient | clipped | " + " | ".join(map(str, args.levels)) + " | middle |"
     )
