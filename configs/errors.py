@@ -35,7 +35,7 @@ PROJECT = (
     "systems",
 )
 MISTAKES = (ValueError, OSError, ImportError)  # the types that a mistake may have
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOPS = ("lightning.pytorch.loops", "pytorch_lightning.loops")  # checkpoints are restored before these run
 
 

@@ -48,6 +48,11 @@ def is_whole(checkpoint: Path) -> bool:
     return zipfile.is_zipfile(checkpoint)
 
 
+def was_only_begun(place: Path) -> bool:
+    """Whether a folder is that of a run which was killed before its first checkpoint."""
+    return (place / CONFIG_FILE).is_file() and not checkpoints(place)
+
+
 def find_checkpoint(option: str, place: Path) -> tuple[Path, Path]:
     """The run's folder and the checkpoint that a path names: a checkpoint, or a run's folder and its newest.
 

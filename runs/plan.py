@@ -12,7 +12,7 @@ from configs.errors import ConfigError
 from configs.schema import RunConfig
 from runs import folder as folders
 from runs import pipeline, resume
-from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished
+from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished, was_only_begun
 from runs.processes import is_first_process
 from runs.program import program
 from settings.schedules import value_at
@@ -38,7 +38,7 @@ class Plan:
     mode: str  # train | test | export
     config: RunConfig
     folder: Path  # of the run
-    checkpoint: Path | None  # to go on from, or to test or export
+    checkpoint: Path | None  # to go on from, or to test or export; None: from the beginning
     is_new: bool  # the folder was made for this run, by this process
     origin: str  # of the configuration, for the announcement
     pipeline: Path | None = None  # the folder of the pipeline that the run is a stage of
@@ -96,7 +96,9 @@ def _asked(request: Request, is_pipeline: bool) -> RunConfig:
 
 
 def _from_checkpoint(option: str, place: Path, request: Request, of_pipeline: bool) -> Plan:
-    folder, checkpoint = find_checkpoint(option, place)
+    folder, checkpoint = place, None
+    if request.mode != "train" or not was_only_begun(place):
+        folder, checkpoint = find_checkpoint(option, place)
     overrides = dict(request.overrides)
     source = overrides.pop("source", None)  # the run has begun: what it took over lies in its checkpoint
     saved, wanted = load.load_saved(folder / CONFIG_FILE, overrides)

@@ -10,7 +10,7 @@ from configs.lineage import Earlier, check_stage
 from configs.load import read_saved
 from configs.schema import STAGES, RunConfig
 from configs.sources import read_config
-from runs.checkpoint_files import checkpoints, find_checkpoint
+from runs.checkpoint_files import checkpoints, find_checkpoint, was_only_begun
 from runs.folder import last_start, prompt_folder, stage_folders
 from settings.fields import Change
 from systems.layout import CONFIG_FILE
@@ -47,7 +47,7 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
 
 def find_last(config: RunConfig) -> Path:
     """The folder of the run that was started or resumed last, among those of a configuration and prompt that have a
-    checkpoint. For a pipeline, ``config.name`` is the pipeline's.
+    checkpoint; where none has, among all of them. For a pipeline, ``config.name`` is the pipeline's.
 
     Raises:
         ConfigError: there is none.
@@ -56,11 +56,12 @@ def find_last(config: RunConfig) -> Path:
     begun = {}
     for folder in parent.iterdir() if parent.is_dir() else ():
         parts = stage_folders(folder) or [folder]
-        if any(checkpoints(part) for part in parts):
-            begun[folder] = max(last_start(part) for part in parts), folder.name
+        has_checkpoint = any(checkpoints(part) for part in parts)
+        if has_checkpoint or any(was_only_begun(part) for part in parts):
+            begun[folder] = has_checkpoint, max(last_start(part) for part in parts), folder.name
     if not begun:
         raise ConfigError(
-            f"--resume {LAST}: no run with a checkpoint in {parent}; check configuration and prompt, "
+            f"--resume {LAST}: no run in {parent}; check configuration and prompt, "
             "or start a run without --resume"
         )
     return max(begun, key=lambda folder: begun[folder])

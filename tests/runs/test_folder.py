@@ -183,5 +183,5 @@ def test_the_last_run_is_the_one_that_was_started_last(tmp_path):
     with (first / "config.yaml").open("a") as stream:
         stream.write("# 2025-01-09T12:00:00 python launch.py --resume\n")
     assert find_last(config(tmp_path)) == first
-    with pytest.raises(ConfigError, match=r"--resume last: no run with a checkpoint in .*another-prompt"):
+    with pytest.raises(ConfigError, match=r"--resume last: no run in .*another-prompt"):
         find_last(config(tmp_path, prompt="another prompt"))

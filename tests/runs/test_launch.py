@@ -5,6 +5,7 @@ around it is real.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,7 @@ MISTAKES = {
     "no cuda": (["--config", VSD, "trainer.accelerator=cuda"], "trainer.accelerator: 'cuda' is asked for"),
     "file in the way": (["--config", VSD, "output.folder=low.yaml"], "output.folder: cannot write to low.yaml/vsd"),
     "no checkpoint": (["--resume", "no.ckpt"], "--resume: no.ckpt does not exist"),
-    "no last": (["--config", VSD, "--resume", "last"], "--resume last: no run with a checkpoint in outputs"),
+    "no last": (["--config", VSD, "--resume", "last"], "--resume last: no run in outputs"),
     "last of what": (["--resume", "last"], "--config: missing"),
     "test of what": (["--mode", "test", "--config", VSD], "--mode test: needs --checkpoint PATH"),
     "train with --checkpoint": (["--checkpoint", "x"], "--checkpoint: is for --mode test and --mode export"),
@@ -331,6 +332,38 @@ def test_another_exit_is_passed_on(run):
     run.behave = lambda config, folder: sys.exit(7)
     with pytest.raises(SystemExit):
         launch.main(["--config", VSD])
+
+
+@pytest.mark.parametrize("how", ["folder", "last", "as the message says"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_from_its_configuration(how, run, capsys):
+    def killed(config, folder):
+        raise RuntimeError("as if by kill -9: nothing tidies up")
+
+    run.behave = killed
+    command = ["--config", VSD, "prompt=a blue chair", "output.run=mine", "render.size=48"]
+    with pytest.raises(RuntimeError):
+        launch.main(command)
+    folder = Path("outputs/vsd-nerf/a-blue-chair/mine")
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+    run.behave = lambda config, folder: None
+    run.calls.clear()
+    again = {"folder": ["--resume", str(folder)], "last": ["--config", VSD, "prompt=a blue chair", "--resume", "last"]}
+    if how not in again:
+        assert launch.main(command) == 2
+        again[how] = shlex.split(capsys.readouterr().err.split("go on with it: ")[1])
+    assert launch.main(again[how]) == 0
+    (action, config, used, resume), = run.calls  # fmt: skip
+    assert action == "train" and resume is None and used.resolve() == folder.resolve()
+    assert config.prompt == "a blue chair" and config.render.size == 48
+
+
+@pytest.mark.parametrize("mode", ["test", "export"])
+def test_there_is_nothing_to_test_of_a_run_without_checkpoint(mode, run, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("prompt: a red mug\n")
+    assert launch.main(["--mode", mode, "--checkpoint", "run"]) == 2
+    assert "run holds no checkpoints/*.ckpt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["folder", "checkpoint", "last"])

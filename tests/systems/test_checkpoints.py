@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from configs.errors import is_disk_error
+from systems import checkpoints
 from systems.callbacks.checkpoints import Checkpoints, by_age, link
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.interruption import Interruption
@@ -52,6 +56,32 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(config, tmp_path) -> No
     (tmp_path / "1.ckpt.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         written(path, config)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["1.ckpt"]
+
+
+class Full(io.FileIO):
+    """A file on a disk that has room for so many bytes, and then again."""
+
+    def __init__(self, path: str, mode: str, room: int) -> None:
+        super().__init__(path, mode)
+        self.room = room
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            self.room = 1 << 30  # somebody else tidied up: closing the file doesn't fail a second time
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize(("numbers", "room"), [(10, 0), (10, 500), (100_000, 500), (3_000_000, 0), (3_000_000, 70_000)])
+def test_a_full_disk_is_an_error_of_the_disk_wherever_it_strikes(config, tmp_path, monkeypatch, numbers, room) -> None:
+    path = written(tmp_path / "1.ckpt", config)
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoints, "open", lambda name, mode: Full(name, mode, room), raising=False)
+    with pytest.raises(OSError, match="No space left") as caught:
+        AtomicCheckpointIO().save_checkpoint({"numbers": torch.zeros(numbers)}, path)
+    assert is_disk_error(caught.value) and caught.value.filename == str(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["1.ckpt"]
 
 
