@@ -30,6 +30,7 @@ from settings.constraints import (
     ScaleSchedule,
     Share,
     ShareSchedule,
+    Whole,
 )
 from settings.fields import Conflict, section, setting
 from settings.schedules import value_at
@@ -191,9 +192,9 @@ class ExportConfig:
     """The models that a finished run and ``--mode export`` write."""
 
     formats: tuple[ExportFormat, ...] = EXPORT_FORMATS  # obj has MTL and PNG, ply vertex colours, html a viewer
-    texture_size: Annotated[int, Field(ge=16, le=16384)] = 1024  # texels along a side
+    texture_size: Annotated[Whole, Field(ge=16, le=16384)] = 1024  # texels along a side
     # Surfaces with more faces are simplified to about this many; null: they stay as they are.
-    faces: Annotated[int, Field(ge=4)] | None = 20_000
+    faces: Annotated[Whole, Field(ge=4)] | None = 20_000
     # Parts with a surface smaller than this share of the largest part's are left out; 0 keeps every part.
     floater_share: Share = 0.02
     meters_per_unit: Positive = 1.0  # length of a scene unit
@@ -217,7 +218,7 @@ class OutputConfig:
     preview_size: PositiveInt | None = None  # pixels a side of each view of a preview; null: as render.size
     turntable_size: PositiveInt = 128  # pixels a side
     turntable_elevation_deg: ElevationDeg = 20.0  # degrees above the horizon
-    mesh_resolution: Annotated[int, Field(ge=2)] = 128  # density samples along an axis
+    mesh_resolution: Annotated[Whole, Field(ge=2)] = 128  # density samples along an axis
     mesh_level: Positive | None = None  # density of the surface; null: the one whose silhouette fits the renders best
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.constraints import Channels, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
+from settings.constraints import Channels, NonNegative, NonNegativeInt, Positive, PositiveInt, Share, Whole
 from settings.fields import Conflict, section, setting
 
 HashGridBackend = Literal["auto", "torch", "numba", "triton", "tinycudann"]
@@ -21,9 +21,9 @@ class HashGridConfig:
 
     levels: PositiveInt = 16  # resolutions, spaced geometrically
     features: Literal[1, 2, 4, 8] = 2  # features of an entry
-    log2_hashmap_size: Annotated[int, Field(ge=3, le=28)] = 19  # base-2 logarithm of the most entries of a level
-    base_resolution: Annotated[int, Field(ge=2)] = 16  # vertices along an axis of the coarsest level
-    finest_resolution: int = 2048  # vertices along an axis of the finest level
+    log2_hashmap_size: Annotated[Whole, Field(ge=3, le=28)] = 19  # base-2 logarithm of the most entries of a level
+    base_resolution: Annotated[Whole, Field(ge=2)] = 16  # vertices along an axis of the coarsest level
+    finest_resolution: Whole = 2048  # vertices along an axis of the finest level
     backend: HashGridBackend = setting("auto", change="anywhere")  # auto: the fastest for the device
 
     def __post_init__(self) -> None:
@@ -114,7 +114,9 @@ class NeRFSceneConfig:
 class SDFFieldConfig:
     """The lattice and what counts as a part of the object."""
 
-    cells: Annotated[int, Field(ge=2)] = 128  # cubes of the lattice along an axis; with centres 257 layers of vertices
+    cells: Annotated[Whole, Field(ge=2)] = (
+        128  # cubes of the lattice along an axis; with centres 257 layers of vertices
+    )
     # How far a vertex may move, as a share of the spacing; 0 fixes all. Beyond the limit tetrahedra turn inside out.
     max_offset: Annotated[float, Field(ge=0, le=SAFE_OFFSET)] = SAFE_OFFSET
     # Parts with a surface smaller than this share of the largest part's are removed; 0 keeps every part.

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.constraints import ORDERED, ElevationDeg, Momentum, NonNegative, NonNegativeInt, Positive, PositiveInt
+from settings.constraints import (
+    ORDERED,
+    ElevationDeg,
+    Momentum,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Whole,
+)
 from settings.fields import Conflict, section, setting
 
 VIEW_WORDS = ("front", "side", "back", "overhead", "bottom")
@@ -100,7 +109,7 @@ class MeshRendererConfig:
 class BakingConfig:
     """Size of what is exported."""
 
-    texture_size: Annotated[int, Field(ge=16, le=16384)] = 1024  # texels along a side
+    texture_size: Annotated[Whole, Field(ge=16, le=16384)] = 1024  # texels along a side
     max_faces: NonNegativeInt = 20_000  # surfaces with more are simplified to about this many; 0 keeps all
     padding: NonNegativeInt = 2  # texels between charts, at least
 

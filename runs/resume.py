@@ -61,8 +61,7 @@ def find_last(config: RunConfig) -> Path:
             begun[folder] = has_checkpoint, max(last_start(part) for part in parts), folder.name
     if not begun:
         raise ConfigError(
-            f"--resume {LAST}: no run in {parent}; check configuration and prompt, "
-            "or start a run without --resume"
+            f"--resume {LAST}: no run in {parent}; check configuration and prompt, or start a run without --resume"
         )
     return max(begun, key=lambda folder: begun[folder])
 

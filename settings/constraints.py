@@ -6,18 +6,26 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from settings.schedules import Knots, check_above_zero, check_knots, check_not_negative, check_shares
+
+
+def _whole(value: Any) -> Any:
+    """Let 1e9 be the whole number that it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]  # a part of a whole, or a probability
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 ElevationDeg = Annotated[float, Field(gt=-90, lt=90)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[Whole, Field(gt=0)]
+NonNegativeInt = Annotated[Whole, Field(ge=0)]
 Channels = tuple[PositiveInt, ...]  # of each hidden layer
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[Momentum, Momentum]  # of Adam

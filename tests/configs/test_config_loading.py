@@ -129,6 +129,15 @@ def test_values_that_only_the_preset_makes_valid(files, tmp_path):
     assert load_config(files, {"scene.field.grid.finest_resolution": "8"}).config.scene.field.grid.levels == 16
 
 
+@pytest.mark.parametrize("key", [key for key, value in flatten(RunConfig()).items() if type(value) is int])
+def test_a_whole_number_may_have_an_exponent(key, files):
+    default = flatten(RunConfig())[key]
+    read = flatten(load_config(files, {key: f"{default:.6e}"}).config)[key]
+    assert read == default and type(read) is int
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .* must be "):
+        load_config(files, {key: "2.5"})
+
+
 @pytest.mark.parametrize("key", [key for key in flatten(RunConfig()) if not takes_text(type_of(key, ""))])
 def test_a_wrong_type_is_refused_under_its_full_key(key):
     for wrong in ("word", "{a: 1}", "[[[x]]]"):
