@@ -36,6 +36,7 @@ from runs.processes import is_first_process
 from runs.program import program
 from settings.schedules import Knots
 from systems.outputs import reports
+from systems.signals import stopping_like_ctrl_c
 
 DONE, MISTAKE, COLLAPSED, NO_SURFACE, INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -73,6 +74,11 @@ Exit status: 0 done, 2 a mistake in what was asked for, 3 the scene collapsed, 4
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status; bugs leave as exceptions."""
+    with stopping_like_ctrl_c():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     plan = None
     try:

@@ -42,7 +42,7 @@ from systems.stages import system_class
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
+    """Ctrl-C, SIGTERM or SIGHUP stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
 
 
 def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Callable[[], None] | None = None) -> Path:
@@ -87,9 +87,12 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
                 system.scene.to(trainer.strategy.root_device)
                 write_results(system, folder, checkpoint["callbacks"]["Performance"]["seconds"])
             return folder
-        trainer.fit(system, ckpt_path=resume, weights_only=True)
+        interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
+        try:
+            trainer.fit(system, ckpt_path=resume, weights_only=True)
+        finally:
+            interruption.release()
     close_loggers(config.logger)
-    interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping or interruption.received is not None:  # also while the results were written
         raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {newest_path(folder)}")
     return folder

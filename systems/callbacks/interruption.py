@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the iteration, save, stop. A second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the iteration, save, stop. A second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from systems.base import DistillationSystem
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from systems.signals import stop_signals
 
 
 class Interruption(Callback):
@@ -19,17 +18,22 @@ class Interruption(Callback):
 
     Stopping inside an iteration would leave theta one step ahead of phi, which no resumed run could
     undo.
+
+    Handlers go back to those that were there before Lightning set its own. Lightning's handler of SIGTERM holds the
+    trainer, and with it the networks: it would keep them alive after the run, and swallow the signal.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.stopping = False
-        self._previous: dict[signal.Signals, Any] = {}
+        self._found: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._found = {number: signal.getsignal(number) for number in stop_signals()}
 
     def on_train_start(self, trainer: Trainer, system: DistillationSystem) -> None:
         # Here rather than in setup: Lightning installs its own handlers in between.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        for number in self._found:
+            signal.signal(number, self._receive)
 
     def on_train_batch_end(self, trainer: Trainer, system: DistillationSystem, *_: object) -> None:
         stopping = self.received is not None
@@ -39,13 +43,13 @@ class Interruption(Callback):
             self.stopping = trainer.should_stop = True
 
     def teardown(self, trainer: Trainer, system: DistillationSystem, stage: str) -> None:
-        self._restore()
+        self.release()
+
+    def release(self) -> None:
+        """Put back the handlers that were there before the run; to be called after Lightning has put back its own."""
+        for number, handler in self._found.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
-        self._restore()  # the next signal acts at once
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        self.release()  # the next signal acts at once

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from files.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "prolificdreamer"
+WANDB_ID_FILE = "wandb-id.txt"  # in the run's folder
 LOG_EVERY = 10  # iterations; short runs log more often
 
 
@@ -44,11 +49,25 @@ def build_loggers(kind: str, folder: Path, title: str, config: dict[str, Any]) -
                 offline=offline,
                 mode="offline" if offline else None,  # the look for an account has read WANDB_MODE already
                 config=config,
-                # A resumed run goes on as the same one.
-                id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+                id=wandb_id(folder),  # a resumed run goes on as the same one
             )
         )
     return loggers
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of a folder's run on W&B. The folder keeps it, so that it stays where the folder is moved."""
+    place = folder / WANDB_ID_FILE
+    if place.is_file():
+        return place.read_text(encoding="utf-8").strip()
+    if (folder / "wandb").is_dir():  # a run from before the folder kept it: then it followed from the path
+        found = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    else:
+        found = secrets.token_hex(8)
+    if rank_zero_only.rank == 0:
+        with whole_file(place) as unfinished:
+            unfinished.write_text(found + "\n", encoding="utf-8")
+    return found
 
 
 def has_wandb_account() -> bool:

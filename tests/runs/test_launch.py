@@ -7,8 +7,10 @@ around it is real.
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -326,6 +328,31 @@ def test_ctrl_c_says_how_to_resume(stop, saved, run, capsys):
         assert "no checkpoint yet; start again" in said
         run.behave = lambda config, folder: None
         assert launch.main(["--config", VSD, "output.run=mine"]) == 0  # the name is free again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_outside_of_training_acts_like_ctrl_c(number, run, capsys):
+    before = signal.getsignal(number)
+
+    def behave(config, folder):
+        os.kill(os.getpid(), number)
+        time.sleep(10)  # not reached: the handler comes first
+
+    run.behave = behave
+    assert launch.main(["--config", VSD]) == launch.INTERRUPTED
+    assert "interrupted; " in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so(run):
+    """``nohup`` ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run.behave = lambda config, folder: os.kill(os.getpid(), signal.SIGHUP)
+        assert launch.main(["--config", VSD]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_another_exit_is_passed_on(run):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gc
+import hashlib
 import json
 import os
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,9 @@ from runs import train as run
 from runs.processes import RUN_FOLDER_VARIABLE, agreed_folder
 from systems.nerf import NeRFParticles, NeRFSystem
 from systems.outputs import reports
+from systems.outputs.loggers import wandb_id
 from systems.outputs.pictures import write_video
+from systems.signals import stop_signals
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 from tests.tiny_priors import save_tiny_flux, save_tiny_sd3
 
@@ -152,7 +157,7 @@ def test_renders_of_a_checkpoint_equal_those_of_the_system(finished: Path, two) 
     assert not torch.equal(first.turntable(0), first.turntable(1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(config, tmp_path, monkeypatch, number) -> None:
     build_trainer, handler = run.build_trainer, signal.getsignal(number)
 
@@ -178,6 +183,36 @@ def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(config, tmp_path, 
         run.train(config, tmp_path / "whole")
         assert_same_state(*(load(tmp_path / name / "checkpoints/last.ckpt") for name in ("stopped", "whole")))
         assert sorted(os.listdir(tmp_path / "stopped/logs")) == ["version_0", "version_1"]
+
+
+def test_nothing_keeps_a_runs_networks_alive(config, tmp_path, monkeypatch) -> None:
+    """A pipeline's next stage needs their memory."""
+    alive, build_prior = [], run.build_prior
+
+    def watched(*args):
+        prior = build_prior(*args)
+        alive.append(weakref.ref(prior.network))
+        return prior
+
+    monkeypatch.setattr(run, "build_prior", watched)
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    run.train(replace(config, iterations=1), tmp_path)
+    gc.collect()
+    assert len(alive) == 1 and alive[0]() is None
+    assert {number: signal.getsignal(number) for number in stop_signals()} == before
+
+
+def test_the_id_on_wandb_moves_with_the_folder(tmp_path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    found = wandb_id(first)
+    assert found == wandb_id(first) != wandb_id(second)
+    first.rename(tmp_path / "moved")
+    assert wandb_id(tmp_path / "moved") == found
+    (tmp_path / "older/wandb").mkdir(parents=True)  # its id followed from its path
+    path = str((tmp_path / "older").resolve())
+    assert wandb_id(tmp_path / "older") == hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def test_wandb_runs_offline_without_an_account(config, tmp_path, monkeypatch) -> None:
