@@ -1,0 +1,105 @@
+"""Where a mesh file's object stands in the scene: axes, size and place, and the way back.
+
+Scene axes are those of `renderers.cameras`: y up, the front looks along +z. A file's axes are given by the direction
+that is up and the direction that its front looks along. Each format has a convention:
+
+| format | up | front | why |
+|---|---|---|---|
+| glTF, GLB | y | z | the glTF 2.0 specification, section 3.4 |
+| OBJ | y | z | no specification; what Blender, Maya and ZBrush write by default |
+| PLY | y | z | no specification; our own PLY files and the Stanford models |
+| STL | z | -y | no specification; CAD programs and printers' slicers, which look at the front along +y |
+
+Blender names its default for OBJ "forward -Z": its own +y axis becomes -z. Its front view looks along +y, so what
+faces the viewer there faces +z in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
+
+AXES: dict[str, tuple[Axis, Axis]] = {  # by suffix: up, front
+    ".glb": ("y", "z"),
+    ".gltf": ("y", "z"),
+    ".obj": ("y", "z"),
+    ".ply": ("y", "z"),
+    ".stl": ("z", "-y"),
+}
+HALF_SIDE = 0.75  # of the scene's radius: half the longest side of the object's box, as in the bundled prior's world
+REACH = 0.92  # of the scene's radius: how far from the centre a vertex may lie
+
+
+def axes_rotation(up: Axis, front: Axis) -> Float[np.ndarray, "3 3"]:
+    """The rotation that takes a file's axes to the scene's: ``R @ up = y`` and ``R @ front = z``.
+
+    Raises:
+        ValueError: two that are not perpendicular.
+    """
+    y, z = _direction(up), _direction(front)
+    if y @ z != 0:
+        raise ValueError(f"up and front: {up!r} and {front!r} lie on one axis; choose two different ones")
+    return np.stack([np.cross(y, z), y, z])
+
+
+def _direction(axis: Axis) -> Float[np.ndarray, "3"]:
+    direction = np.zeros(3)
+    direction["xyz".index(axis[-1])] = -1.0 if axis.startswith("-") else 1.0
+    return direction
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A similarity: ``x_scene = scale * rotation @ (x_file - centre)``."""
+
+    rotation: Float[np.ndarray, "3 3"]
+    scale: float  # scene units per unit of the file
+    centre: Float[np.ndarray, "3"]  # of the object, in the file's axes and units
+
+    @classmethod
+    def fit(
+        cls, points: Float[np.ndarray, "n 3"], up: Axis, front: Axis, radius: float, half_side: float = HALF_SIDE
+    ) -> Placement:
+        """Put the box around points in the scene's centre, as large as fits.
+
+        Half the box's longest side becomes ``half_side * radius``, or less where a point would lie farther than
+        ``REACH * radius`` from the centre.
+
+        Raises:
+            ValueError: all points are one, the half side does not lie in (0, 1], or the axes lie on one line.
+        """
+        if not 0 < half_side <= 1:
+            raise ValueError(f"half_side: {half_side:g} must lie in (0, 1], as a share of the radius")
+        lowest, highest = points.min(axis=0), points.max(axis=0)
+        centre = (lowest + highest) / 2
+        half = float((highest - lowest).max() / 2)
+        if not half > 0:
+            raise ValueError("vertices: all are at one place, so the mesh has no size; export the model again")
+        farthest = float(np.linalg.norm(points - centre, axis=1).max())
+        scale = radius * min(half_side / half, REACH / farthest)
+        return cls(axes_rotation(up, front), scale, centre)
+
+    def to_scene(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Points of the file, in scene units."""
+        return self.scale * ((points - self.centre) @ self.rotation.T)
+
+    def to_file(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Points of the scene, in the file's axes and units: the inverse of `to_scene`."""
+        return (np.asarray(points, np.float64) @ self.rotation) / self.scale + self.centre
+
+    def directions_to_file(self, directions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Unit vectors of the scene, such as normals, in the file's axes."""
+        return np.asarray(directions, np.float64) @ self.rotation
+
+
+def between_formats(read: str, written: str) -> Float[np.ndarray, "3 3"]:
+    """The rotation from the convention of one suffix to that of another, so that an object stands as it stood.
+
+    The identity for all pairs but those with STL: a file of the same convention gets the coordinates that were read.
+    """
+    return axes_rotation(*AXES[written]).T @ axes_rotation(*AXES[read])
