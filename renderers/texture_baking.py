@@ -46,7 +46,7 @@ def bake(
     device = vertices.device
     vertices, faces = simplify(vertices.detach().float().cpu(), faces.cpu(), config.max_faces)
     atlas = unwrap(vertices, faces, config.texture_size, config.padding)
-    texture = _bake_texture(vertices[atlas.source], atlas, lambda points: color(points.to(device)), config.texture_size)
+    texture = bake_texture(vertices[atlas.source], atlas, lambda points: color(points.to(device)), config.texture_size)
     normals = vertex_normals(vertices, faces)
     # A vertex whose faces have no area has no normal either, but files must hold unit vectors.
     normals = torch.where(normals.any(-1, keepdim=True), normals, torch.tensor([0.0, 1.0, 0.0]))
@@ -97,7 +97,7 @@ def unwrap(
     return Atlas(torch.from_numpy(source.astype(np.int64)), torch.from_numpy(cut_faces.astype(np.int64)), uv)
 
 
-def _bake_texture(vertices: Float[Tensor, "cut_vertices 3"], atlas: Atlas, color: Color, size: int) -> Tensor:
+def bake_texture(vertices: Float[Tensor, "cut_vertices 3"], atlas: Atlas, color: Color, size: int) -> Tensor:
     """The colour at every texel, uint8 ``[size, size, 3]``."""
     from scipy.ndimage import distance_transform_edt
 
