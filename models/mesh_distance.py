@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.sdf_init import LARGEST_DISTANCE, SMALLEST_DISTANCE
@@ -102,14 +102,28 @@ def lattice_distances(solid: MeshSolid, lattice: TetrahedralLattice) -> Float[Te
     return torch.where(inside, -magnitude, magnitude)
 
 
+def turned_alike(
+    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
+) -> Int[np.ndarray, "faces 3"]:
+    """All faces in their order, turned as `oriented` does; degenerate and doubled ones stay as they are."""
+    kept = np.flatnonzero(~_is_double(faces))
+    turned = faces.copy()
+    turned[kept] = oriented(vertices, np.ascontiguousarray(faces[kept]))
+    return turned
+
+
 def without_doubles(faces: Int[np.ndarray, "faces 3"]) -> Int[np.ndarray, "fewer 3"]:
     """One of each set of three different vertices: no degenerate faces, none twice, none from both sides."""
+    return np.ascontiguousarray(faces[~_is_double(faces)], np.int64)
+
+
+def _is_double(faces: Int[np.ndarray, "faces 3"]) -> Bool[np.ndarray, "faces"]:
+    """Whether each face repeats a vertex, or the three vertices of a face before it."""
     corners = np.sort(faces, axis=1)
     order = np.lexsort(corners.T)
-    is_first = np.append(True, (np.diff(corners[order], axis=0) != 0).any(axis=1))
-    kept = np.sort(order[is_first])
-    kept = kept[(np.diff(corners[kept], axis=1) != 0).all(axis=1)]
-    return np.ascontiguousarray(faces[kept], np.int64)
+    is_double = np.zeros(len(faces), bool)
+    is_double[order[1:]] = (np.diff(corners[order], axis=0) == 0).all(axis=1)
+    return is_double | (np.diff(corners, axis=1) == 0).any(axis=1)
 
 
 def oriented(

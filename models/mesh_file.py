@@ -21,13 +21,13 @@ from urllib.parse import unquote
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from models.config import Axis
 from models.gltf_header import check_header, read_header
-from models.placement import AXES, Axis
+from models.placement import AXES, SUFFIXES
 
 if TYPE_CHECKING:
     import trimesh
 
-SUFFIXES = tuple(AXES)
 MANY_FACES = 1_000_000  # above, a note says what they cost
 # Seconds of one core that xatlas 0.0.11 took for so many faces of a marching-cubes surface; 25,296 took 2.45.
 UNWRAP_SECONDS, UNWRAP_FACES, UNWRAP_POWER = 12.1, 71_588, 1.53

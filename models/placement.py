@@ -17,12 +17,11 @@ faces the viewer there faces +z in the file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
+from models.config import Axis, SourceMeshConfig
 
 AXES: dict[str, tuple[Axis, Axis]] = {  # by suffix: up, front
     ".glb": ("y", "z"),
@@ -31,8 +30,28 @@ AXES: dict[str, tuple[Axis, Axis]] = {  # by suffix: up, front
     ".ply": ("y", "z"),
     ".stl": ("z", "-y"),
 }
+SUFFIXES = tuple(AXES)
 HALF_SIDE = 0.75  # of the scene's radius: half the longest side of the object's box, as in the bundled prior's world
 REACH = 0.92  # of the scene's radius: how far from the centre a vertex may lie
+
+
+def is_mesh_name(name: str) -> bool:
+    """Whether a path ends as a mesh file does, rather than as a run's folder or checkpoint."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def chosen_axes(suffix: str, config: SourceMeshConfig) -> tuple[Axis, Axis]:
+    """Up and front of a file: as configured, else by convention.
+
+    Raises:
+        ValueError: both lie on one axis.
+    """
+    up = AXES[suffix][0] if config.up is None else config.up
+    front = config.front
+    if front is None:
+        front = "-y" if up[-1] == "z" else "z"  # as in `AXES`
+    axes_rotation(up, front)
+    return up, front
 
 
 def axes_rotation(up: Axis, front: Axis) -> Float[np.ndarray, "3 3"]:
@@ -43,7 +62,7 @@ def axes_rotation(up: Axis, front: Axis) -> Float[np.ndarray, "3 3"]:
     """
     y, z = _direction(up), _direction(front)
     if y @ z != 0:
-        raise ValueError(f"up and front: {up!r} and {front!r} lie on one axis; choose two different ones")
+        raise ValueError(f"from.up and from.front: {up!r} and {front!r} lie on one axis; choose two different ones")
     return np.stack([np.cross(y, z), y, z])
 
 
@@ -95,6 +114,22 @@ class Placement:
     def directions_to_file(self, directions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """Unit vectors of the scene, such as normals, in the file's axes."""
         return np.asarray(directions, np.float64) @ self.rotation
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the object of a scene came from: a file's axes, units and place, to which models of it return."""
+
+    placement: Placement
+    suffix: str  # of the file
+
+    def points(self, points: Float[np.ndarray, "n 3"], written: str) -> Float[np.ndarray, "n 3"]:
+        """Points of the scene as a file of another suffix has them."""
+        return self.placement.to_file(points) @ between_formats(self.suffix, written).T
+
+    def directions(self, directions: Float[np.ndarray, "n 3"], written: str) -> Float[np.ndarray, "n 3"]:
+        """Unit vectors of the scene, such as normals, as a file of another suffix has them."""
+        return self.placement.directions_to_file(directions) @ between_formats(self.suffix, written).T
 
 
 def between_formats(read: str, written: str) -> Float[np.ndarray, "3 3"]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.mesh import TexturedMesh
@@ -81,8 +81,11 @@ def bake_mesh_file(
 
 def textured(mesh: MeshFile, atlas: Atlas, texture: Tensor, suffix: str) -> TexturedMesh:
     """What is written as a file of a format: the mesh's own coordinates, turned where the conventions differ."""
-    source, turn = atlas.source.numpy(), between_formats(mesh.path.suffix.lower(), suffix).T
-    vertices, normals = mesh.vertices[source] @ turn, mesh.normals[source] @ turn
-    return TexturedMesh(
-        torch.from_numpy(vertices).float(), atlas.faces, torch.from_numpy(normals).float(), atlas.uv, texture
-    )
+    source = atlas.source.numpy()
+    vertices, normals = (in_format(mesh, each[source], suffix) for each in (mesh.vertices, mesh.normals))
+    return TexturedMesh(vertices, atlas.faces, normals, atlas.uv, texture)
+
+
+def in_format(mesh: MeshFile, vectors: Float[np.ndarray, "n 3"], suffix: str) -> Float[Tensor, "n 3"]:
+    """Points or directions of a mesh as a file of another suffix has them."""
+    return torch.from_numpy(vectors @ between_formats(mesh.path.suffix.lower(), suffix).T).float()

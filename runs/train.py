@@ -37,7 +37,7 @@ from systems.checkpoints import (
 )
 from systems.layout import newest_path
 from systems.outputs.loggers import build_loggers, close_loggers, log_interval
-from systems.source import check_source
+from systems.source import check_source, read_source_mesh
 from systems.stages import system_class
 
 
@@ -62,8 +62,10 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     folder = agreed_folder(Path(folder))
     if resume is not None:
         check_same_run(resume, read_metadata(resume), config)
+    elif config.starts_from_mesh:
+        read_source_mesh(config)  # before anything large is loaded
     elif STAGES[config.stage] is not None:
-        check_source(config)  # before anything large is loaded
+        check_source(config)
     check_views(config)
     use_threads(config.trainer)
     quieten_lightning()
@@ -88,6 +90,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
                 write_results(system, folder, checkpoint["callbacks"]["Performance"]["seconds"])
             return folder
         trainer.fit(system, ckpt_path=resume, weights_only=True)
+        if system.iterations == 0:
+            save_beginning(trainer, system, folder)
     close_loggers(config.logger)
     interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
     if interruption.stopping or interruption.received is not None:  # also while the results were written
@@ -110,6 +114,14 @@ def is_at_the_end(system: DistillationSystem, checkpoint: Path) -> bool:
             f"{system.iterations}; raise iterations, or use an earlier checkpoint"
         )
     return metadata.iteration == system.iterations
+
+
+def save_beginning(trainer: lightning.Trainer, system: DistillationSystem, folder: Path) -> None:
+    """Checkpoint and results of a run without iterations, whose loop Lightning doesn't enter."""
+    next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).save(trainer, system)
+    if trainer.is_global_zero:
+        system.scene.to(trainer.strategy.root_device)
+        write_results(system, folder, seconds=0.0)
 
 
 def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
@@ -156,7 +168,8 @@ def distributed_strategy() -> DDPStrategy:
 def quieten_lightning() -> None:
     """Drop Lightning's remarks on what this project does on purpose, and its advertisements; warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("Your `IterableDataset` has `__len__` defined", ".*isinstance\\(treespec, LeafSpec\\)"):
+    empty = "Total length of `.*` across ranks is zero"  # a run without iterations
+    for message in ("Your `IterableDataset` has `__len__` defined", ".*isinstance\\(treespec, LeafSpec\\)", empty):
         warnings.filterwarnings("ignore", message)
 
 
@@ -178,6 +191,8 @@ def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenMode
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )
+    for note in system.scene.notes:
+        print(f"note: {note}", flush=True)
     remark = preset_remark(prior, config.prior.preset, config.prior.path)
     if remark is not None:
         print(f"note: {remark}", flush=True)

@@ -25,7 +25,8 @@ from systems.geometry import GeometryParticles
 from systems.nerf import NeRFParticles
 from systems.scenes import restore
 from systems.stages import system_class
-from systems.texture import TextureParticles, random_points
+from systems.surface_points import random_points
+from systems.texture import TextureParticles
 from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
 
 SDS = GuidanceConfig(loss="sds", guidance_scale=20.0)
