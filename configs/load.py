@@ -11,8 +11,8 @@ holds what goes with a stage and with a loss (the papers' lengths and guidance s
 what its prior can do. So the YAML files of this folder state only what defines a job (stage, loss, texts) and
 no value that a preset adapts: a copy of one that changes a line differs from it in that line.
 
-Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``), what the colours
-start from (``by_start``: ``prompt``, ``mesh`` or ``run``), one particle or several (``by_particles``) and this device
+Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``), one particle or
+several (``by_particles``), what the colours start from (``by_start``: ``prompt``, ``mesh`` or ``run``) and this device
 (``by_device``), later ones winning; a part may hold parts in turn. Stage, loss, particles and device are those that
 the YAML files and the command line state, so ``guidance.loss=sds`` on the command line brings what goes with SDS.
 
@@ -92,7 +92,7 @@ def load_config(
     device = find_device(known["trainer.accelerator"])
     start = _start(known[MESH], earlier)
     check_prompt(start, earlier, _merge(asked))
-    case = Case(known["stage"], known["guidance.loss"], start, known["particles"], device)
+    case = Case(known["stage"], known["guidance.loss"], known["particles"], start, device)
     chosen = [*default_sources(case), *preset_sources(prior, case)]
     if earlier is not None:
         file.values.pop("source", None)  # as it was typed; what is taken over names the checkpoint itself
@@ -155,7 +155,7 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
     saved = Source(str(path), without_retired(read_yaml(path), str(path)))
     changes = [read_overrides({key: text for key, text in overrides.items() if key != "prior"})]
     if "prior" in overrides:
-        for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", "", 1, "")):
+        for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", 1, "", "")):
             if "path" in source.values.get("prior", {}):
                 changes.insert(0, Source(source.where, {"prior": {"path": source.values["prior"]["path"]}}))
     return build([saved]), _on_device(build([saved, *changes]))

@@ -30,8 +30,8 @@ DEFAULTS_FILE = CONFIG_FOLDER / "defaults.yaml"  # what goes with a stage and wi
 CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
 DEFAULT_PRIOR = "mini"
 PART_NAMES = {  # stages and losses are known elsewhere
-    "by_start": ("prompt", "mesh", "run"),
     "by_particles": ("one", "several"),
+    "by_start": ("prompt", "mesh", "run"),
     "by_device": ("cpu", "cuda"),
 }
 COMMAND_LINE = "the command line"
@@ -61,8 +61,8 @@ class Case:
 
     stage: str
     loss: str
-    start: str  # prompt | mesh | run: what the colours of the stage start from
     particles: int
+    start: str  # prompt | mesh | run: what the colours of the stage start from
     device: str  # cpu | cuda
 
     @property
@@ -72,8 +72,8 @@ class Case:
         return {
             "by_stage": self.stage,
             "by_loss": self.loss,
-            "by_start": self.start,
             "by_particles": count,
+            "by_start": self.start,
             "by_device": self.device,
         }
 

@@ -22,6 +22,7 @@ from models.tetrahedra import TetrahedralLattice
 BULGE = 1e-3  # volume^2 / area^3 of an open piece above which the sign of its volume counts; a half ball has 1e-2
 PROBE = 1e-3  # of the mesh's size: how far on both sides of a face its solid is looked for
 PROBES = 4096
+WELL_INSIDE = 0.6  # winding number; beside a sheet that is a little bent it is just above 1/2
 SMALLEST_SOLID_SHARE = 0.5  # of the area that must bound a solid
 
 
@@ -60,7 +61,8 @@ class MeshSolid:
         u, v = rng.random((2, PROBES, 1))
         points = (1 - np.sqrt(u)) * a[face] + np.sqrt(u) * ((1 - v) * b[face] + v * c[face])
         step = PROBE * np.ptp(self.vertices, axis=0).max() * vectors[face] / areas[face, None]
-        return float(((self.winding_number(points + step) > 0.5) != (self.winding_number(points - step) > 0.5)).mean())
+        above, below = (self.winding_number(points + way) > WELL_INSIDE for way in (step, -step))
+        return float((above != below).mean())
 
 
 def solid_of(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> MeshSolid:

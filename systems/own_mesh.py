@@ -24,7 +24,7 @@ from renderers.output import RenderedMesh
 from systems.mesh_scenes import rendered
 from systems.outputs.export import own_mesh_files
 from systems.source import SourceMesh
-from systems.surface_points import ColoredPoints, random_places
+from systems.surface_points import FIT_POINTS, ColoredPoints, random_places
 
 
 class OwnMesh(StoredMesh):
@@ -74,7 +74,7 @@ def own_colors(source: SourceMesh, device: torch.device) -> ColoredPoints:
     areas = torch.from_numpy(np.linalg.norm(np.cross(b - a, c - a), axis=1))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        face, weights = (drawn.numpy() for drawn in random_places(areas, generator))
+        face, weights = (drawn.numpy() for drawn in random_places(areas, FIT_POINTS, generator))
         points = (corners[face] * weights[..., None]).sum(axis=1)
         rgb = colors.at(face, weights.astype(np.float64))
         return torch.from_numpy(points).float().to(device), torch.from_numpy(rgb).float().to(device)

@@ -30,14 +30,14 @@ def surface_colors(surface: Surface) -> ColoredPoints:
 
 def random_points(surface: Surface, areas: Tensor, generator: torch.Generator) -> Tensor:
     """Points ``[n, 3]``, uniform on the surface; ``areas`` are its faces', on the generator's device."""
-    face, weights = random_places(areas, generator)
+    face, weights = random_places(areas, FIT_POINTS, generator)
     corners = surface.vertices[surface.faces[face.to(surface.faces.device)]]
     return (corners * weights.to(surface.vertices)[..., None]).sum(1)
 
 
-def random_places(areas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_places(areas: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Faces ``[n]`` and barycentric weights ``[n, 3]`` of points that are uniform on a surface."""
-    face = torch.multinomial(areas, FIT_POINTS, replacement=True, generator=generator)
+    face = torch.multinomial(areas, count, replacement=True, generator=generator)
     # The square root makes barycentric coordinates uniform in a triangle (Turk 1990).
-    u, v = torch.rand(2, FIT_POINTS, generator=generator)
+    u, v = torch.rand(2, count, generator=generator)
     return face, torch.stack([1 - u.sqrt(), u.sqrt() * (1 - v), u.sqrt() * v], dim=-1)

@@ -120,6 +120,9 @@ def test_sheets_have_no_inside() -> None:
     flat = sheet.faces[np.abs(sheet.triangles_center[:, 1] - 0.5) < 1e-6]
     with pytest.raises(ValueError, match=r"only \d+% of the surface bounds a volume.*Solidify.*stage texture"):
         solid_of(np.asarray(sheet.vertices), flat)
+    bent = np.asarray(sheet.vertices) + 0.05 * np.asarray(sheet.vertices)[:, :1] ** 2 * [0, 1, 0]
+    with pytest.raises(ValueError, match=r"only \d+% of the surface bounds a volume"):
+        solid_of(bent, flat)
     with pytest.raises(ValueError, match="none has an area"):
         solid_of(np.asarray(sheet.vertices), flat[:, [0, 0, 1]])
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.config import HashGridConfig, RadianceFieldConfig
 from models.fields import RadianceField
-from models.radiance_fit import DENSITY, density_of_distance, fit_radiance_field
+from models.radiance_fit import DENSITY, INSET, SOFTNESS, KnownPoints, density_of_distance, fit_radiance_field
 
 GRID = HashGridConfig(levels=4, log2_hashmap_size=12, base_resolution=8, finest_resolution=32, backend="torch")
 SMALL = RadianceFieldConfig(radius=2.0, grid=GRID, hidden=(16,))
@@ -26,13 +28,20 @@ def surface() -> torch.Tensor:
     return 0.6 * torch.nn.functional.normalize(directions, dim=-1) - torch.tensor([0.5, 0.0, 0.0])
 
 
-def fitted(with_color: bool = True, iterations: int = 60) -> tuple[RadianceField, list[float]]:
+def known() -> KnownPoints:
+    """Points near the ball and in the whole cube."""
+    draws = torch.Generator().manual_seed(3)
+    near = surface().repeat(8, 1) + 0.1 * torch.randn(16_000, 3, generator=draws)
+    points = torch.cat([near, 4 * torch.rand(16_000, 3, generator=draws) - 2])
+    distances = distance(points)
+    return KnownPoints(points, distances, color(points), (distances.abs() < 0.2).float())
+
+
+def fitted(iterations: int = 60) -> tuple[RadianceField, list[float]]:
     field = RadianceField(SMALL, torch.Generator().manual_seed(0))
     losses = fit_radiance_field(
         field,
-        distance,
-        color if with_color else None,
-        surface(),
+        known(),
         iterations=iterations,
         points=2048,
         generator=torch.Generator().manual_seed(1),
@@ -41,7 +50,7 @@ def fitted(with_color: bool = True, iterations: int = 60) -> tuple[RadianceField
 
 
 def test_density_of_distance() -> None:
-    found = density_of_distance(torch.tensor([-1.0, 0.0, 1.0]), radius=2.0)
+    found = density_of_distance(torch.tensor([-1.0, -INSET * SOFTNESS * 2.0, 1.0]), radius=2.0)
     torch.testing.assert_close(found, torch.tensor([DENSITY / 2, DENSITY / 4, 0.0]))
 
 
@@ -60,9 +69,18 @@ def test_density_and_colors_are_those_of_the_mesh() -> None:
     assert (on_surface.rgb - color(surface()))[clear].abs().mean() < 0.1
 
 
-def test_without_colors_the_colors_are_not_asked_for() -> None:
-    _, losses = fitted(with_color=False)
-    assert losses[-1] < 0.5 * losses[0]
+def test_without_distances_densities_stay_about_where_they_are() -> None:
+    field = RadianceField(SMALL, torch.Generator().manual_seed(0))
+    points = known()
+    with torch.no_grad():
+        before = field(points.points).sigmas
+    free = replace(points, distances=None)
+    fit_radiance_field(field, free, iterations=60, points=2048, generator=torch.Generator().manual_seed(1))
+    near = points.colored > 0
+    with torch.no_grad():
+        after = field(points.points)
+    assert (after.rgb - points.colors)[near].abs().mean() < 0.1
+    assert torch.corrcoef(torch.stack([before, after.sigmas]))[0, 1] > 0.9
 
 
 def test_the_fit_is_reproducible() -> None:
