@@ -11,11 +11,11 @@ from configs.lineage import Earlier, check_stage
 from configs.load import read_saved
 from configs.schema import STAGES, RunConfig
 from configs.sources import MESH, read_config
-from models.placement import is_mesh_name
+from models.placement import SUFFIXES, is_mesh_name
 from runs.checkpoint_files import checkpoints, find_checkpoint, was_only_begun
 from runs.folder import last_start, prompt_folder, stage_folders
 from settings.fields import Change
-from systems.layout import CONFIG_FILE
+from systems.layout import CHECKPOINTS, CONFIG_FILE
 
 LAST = "last"  # --resume last
 
@@ -44,6 +44,11 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
         return None
     if is_mesh_name(place):
         raise ConfigError(f"source: {place!r} is a mesh; in a file, write source_mesh: {{path: {place}}}")
+    if Path(place).is_file() and Path(place).suffix != Path(CHECKPOINTS).suffix:
+        raise ConfigError(
+            f"from: {place} is neither a checkpoint ({CHECKPOINTS}) nor a mesh ({', '.join(SUFFIXES)}); give a run's "
+            "folder or one of its checkpoints, or convert the mesh"
+        )
     folder, checkpoint = find_checkpoint("from", Path(place).expanduser())
     saved = read_saved(folder / CONFIG_FILE)
     check_stage(stage, saved.stage, folder)

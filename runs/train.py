@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lightning
@@ -17,7 +17,7 @@ from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
 from runs.devices import chosen_precision, ordered_sums, use_threads
 from runs.frozen_model import build_prior, build_prompts, check_views, memory_line
-from runs.processes import agreed_folder
+from runs.processes import agreed_folder, is_first_process
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
@@ -63,7 +63,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     if resume is not None:
         check_same_run(resume, read_metadata(resume), config)
     elif config.starts_from_mesh:
-        read_source_mesh(config)  # before anything large is loaded
+        print_notes(read_source_mesh(config).mesh.notes)  # before anything large is loaded
     elif STAGES[config.stage] is not None:
         check_source(config)
     check_views(config)
@@ -173,6 +173,12 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """What a user should know, once for all processes."""
+    for note in notes if is_first_process() else ():
+        print(f"note: {note}", flush=True)
+
+
 def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenModel, system: DistillationSystem) -> None:
     """Say what runs where: the model, the device, the number of trained parameters."""
     if not trainer.is_global_zero:
@@ -191,8 +197,7 @@ def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenMode
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )
-    for note in system.scene.notes:
-        print(f"note: {note}", flush=True)
+    print_notes(system.scene.notes)
     remark = preset_remark(prior, config.prior.preset, config.prior.path)
     if remark is not None:
         print(f"note: {remark}", flush=True)

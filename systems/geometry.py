@@ -73,7 +73,6 @@ class GeometryParticles(MeshScenes):
     def _begin_with_mesh(self) -> None:
         source = read_source_mesh(self.config)
         self.keep_place(source.placement)
-        self.notes += source.mesh.notes
         distances = lattice_distances(solid_in_scene(source), self.particles[0].lattice)
         for surface in self.particles:
             surface.start_from(distances)

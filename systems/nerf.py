@@ -63,7 +63,6 @@ class NeRFParticles(Scenes3D):
             return
         source = read_source_mesh(self.config)
         self.keep_place(source.placement)
-        self.notes += source.mesh.notes
         radius, draws = self.config.scene.field.radius, stream(self.config.seed, 0, Purpose.MESH_POINTS)
         known = known_points(source, solid_in_scene(source), self.config.source_mesh.colors, radius, draws)
         for index, particle in enumerate(self.particles):

@@ -73,7 +73,6 @@ class TextureParticles(MeshScenes):
         own.store(source.mesh)
         self.keep_place(source.placement)
         self._meshes.clear()
-        self.notes += source.mesh.notes
         replaced = own.atlas(self.config.export, self.config.appearance.keep_uv).replaced
         if replaced is not None:
             self.notes.append(f"the model gets new texture coordinates: {replaced}")

@@ -96,3 +96,14 @@ def test_what_stands_in_stl_stands_in_glb(tmp_path: Path) -> None:
     assert np.ptp(result.vertices.numpy(), axis=0).tolist() == [1.0, 5.0, 2.0]
     front = result.vertices[result.faces][mesh.vertices[mesh.faces][:, :, 1].max(1) < 0]
     assert len(front) == 2 and (front[..., 2] == 1.0).all()  # what faced -y faces z
+
+
+def test_degenerate_and_doubled_faces_are_taken_as_they_are(tmp_path: Path) -> None:
+    box = trimesh.creation.box([1.0, 2.0, 3.0])
+    spike = np.concatenate([box.vertices, [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]])
+    faces = np.concatenate([[[0, 0, 1], [8, 9, 10], [3, 3, 3]], box.faces, box.faces[:2], box.faces[2:4, ::-1]])
+    trimesh.Trimesh(spike, faces, process=False).export(tmp_path / "in.ply")
+    mesh = read_mesh_file(tmp_path / "in.ply")
+    _, found, result = baked(mesh, keep_uv=True, suffix=".ply")
+    assert found.replaced == "the mesh has no texture coordinates"
+    assert torch.equal(result.vertices[result.faces], torch.from_numpy(mesh.vertices[mesh.faces]).float())

@@ -137,6 +137,7 @@ MISTAKES = {
     "mesh without a prompt": ([TEXTURE, "from=chair.glb"], "prompt: missing; say what the mesh shall become"),
     "mesh and run": ([GEOMETRY, "from={nerf}", "source_mesh.path=a.glb"], "source_mesh.path: 'a.glb' here, None in"),
     "mesh as a source": (["source.yaml"], "source: 'chair.glb' is a mesh; in a file, write source_mesh"),
+    "mesh of another format": ([TEXTURE, "from=number.yaml"], "is neither a checkpoint (*.ckpt) nor a mesh (.glb,"),
     "mesh of a picture": (["image", "from=chair.glb", PROMPT], "source_mesh.path: a picture starts from no mesh"),
     "axes": (
         [TEXTURE, "from=chair.glb", PROMPT, "from.up=y", "from.front=-y"],
