@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from models.bounding_sphere import bounding_sphere
 from models.config import Axis, SourceMeshConfig
 
 AXES: dict[str, tuple[Axis, Axis]] = {  # by suffix: up, front
@@ -31,8 +32,6 @@ AXES: dict[str, tuple[Axis, Axis]] = {  # by suffix: up, front
     ".stl": ("z", "-y"),
 }
 SUFFIXES = tuple(AXES)
-HALF_SIDE = 0.75  # of the scene's radius: half the longest side of the object's box, as in the bundled prior's world
-REACH = 0.92  # of the scene's radius: how far from the centre a vertex may lie
 
 
 def is_mesh_name(name: str) -> bool:
@@ -81,27 +80,17 @@ class Placement:
     centre: Float[np.ndarray, "3"]  # of the object, in the file's axes and units
 
     @classmethod
-    def fit(
-        cls, points: Float[np.ndarray, "n 3"], up: Axis, front: Axis, radius: float, half_side: float = HALF_SIDE
-    ) -> Placement:
-        """Put the box around points in the scene's centre, as large as fits.
-
-        Half the box's longest side becomes ``half_side * radius``, or less where a point would lie farther than
-        ``REACH * radius`` from the centre.
+    def fit(cls, points: Float[np.ndarray, "n 3"], up: Axis, front: Axis, radius: float) -> Placement:
+        """Move and scale points so that their bounding sphere has a radius, in scene units, around the scene's centre.
 
         Raises:
-            ValueError: all points are one, the half side does not lie in (0, 1], or the axes lie on one line.
+            ValueError: all points are one, or the axes lie on one line.
         """
-        if not 0 < half_side <= 1:
-            raise ValueError(f"half_side: {half_side:g} must lie in (0, 1], as a share of the radius")
-        lowest, highest = points.min(axis=0), points.max(axis=0)
-        centre = (lowest + highest) / 2
-        half = float((highest - lowest).max() / 2)
-        if not half > 0:
+        middle = points.mean(axis=0)  # a file may be far from its origin
+        centre, sphere = bounding_sphere(points - middle)
+        if not sphere > 0:
             raise ValueError("vertices: all are at one place, so the mesh has no size; export the model again")
-        farthest = float(np.linalg.norm(points - centre, axis=1).max())
-        scale = radius * min(half_side / half, REACH / farthest)
-        return cls(axes_rotation(up, front), scale, centre)
+        return cls(axes_rotation(up, front), radius / sphere, centre + middle)
 
     def to_scene(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """Points of the file, in scene units."""

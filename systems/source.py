@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from configs.lineage import check_same_world, check_stage
 from configs.load import from_plain
@@ -34,6 +37,10 @@ def check_source(config: RunConfig) -> RunConfig:
     return earlier
 
 
+FILLED = 0.883  # of a view's height: as of the bundled world's pictures, whose objects have a sphere of radius 0.9
+REACH = 0.92  # of the scene's radius
+
+
 @dataclass(frozen=True)
 class SourceMesh:
     """A user's mesh, and where it stands in the scene."""
@@ -43,7 +50,7 @@ class SourceMesh:
 
 
 def read_source_mesh(config: RunConfig) -> SourceMesh:
-    """The mesh that a run starts from, put into the middle of the scene.
+    """The mesh that a run starts from, put into the middle of the scene, as large as cameras see well.
 
     Raises:
         FileNotFoundError, ValueError: the file cannot be used, or its axes lie on one line.
@@ -52,8 +59,15 @@ def read_source_mesh(config: RunConfig) -> SourceMesh:
     path = Path(source.path)
     up, front = chosen_axes(path.suffix.lower(), source) if is_mesh_name(path.name) else ("y", "z")
     mesh = read_mesh_file(path)  # which refuses other names
-    used = mesh.vertices[mesh.faces.ravel()]
-    return SourceMesh(mesh, Placement.fit(used, up, front, config.scene.field.radius))
+    used = mesh.vertices[np.unique(mesh.faces)]
+    return SourceMesh(mesh, Placement.fit(used, up, front, seen_radius(config)))
+
+
+def seen_radius(config: RunConfig) -> float:
+    """Radius of the sphere that fills ``FILLED`` of a view of the middle training camera, inside the scene's cube."""
+    distance, fovy_deg = (sum(bounds) / 2 for bounds in (config.cameras.distance, config.cameras.fovy_deg))
+    seen = distance * math.sin(math.radians(fovy_deg) / 2)
+    return min(FILLED * seen, REACH * config.scene.field.radius)
 
 
 def load_source(config: RunConfig, scenes_class: type[AnyScenes]) -> AnyScenes:

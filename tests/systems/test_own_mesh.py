@@ -15,6 +15,7 @@ from PIL import Image
 
 from configs.schema import EXPORT_FORMATS, ExportConfig, RunConfig
 from models.config import SourceMeshConfig
+from renderers.config import CameraSampling
 from renderers.textured_export import read_textured_glb
 from runs.from_checkpoint import export
 from runs.train import train
@@ -102,8 +103,8 @@ def test_the_scene_shows_it_upright_in_the_middle(run) -> None:
     config, folder, _ = run
     vertices = restore(TextureParticles, config, folder / "checkpoints/last.ckpt").mesh(0).vertices
     low, high = vertices.amin(0), vertices.amax(0)
-    torch.testing.assert_close(low, -high)
-    assert vertices.norm(dim=-1).max() < config.scene.field.radius
+    assert vertices.norm(dim=-1).max().item() == pytest.approx(0.92 * config.scene.field.radius, rel=1e-4)
+    assert (low < 0).all() and (high > 0).all()
     assert (high - low).argmax() == 1
 
 
@@ -144,6 +145,16 @@ def test_without_iterations_the_files_colors_come_back(prior_folder, tmp_path) -
     train(plain, tmp_path / "grey")
     grey = trimesh.load(tmp_path / "grey/mesh.ply", process=False).visual.vertex_colors[:, :3].astype(float)
     assert np.abs(grey - grey.mean()).max() < 60
+
+
+@pytest.mark.parametrize(("distance", "fovy_deg"), [((2.76, 3.06), (40.0, 42.0)), ((1.0, 1.5), (40.0, 70.0))])
+def test_the_mesh_fills_the_views(distance, fovy_deg, prior_folder, tmp_path) -> None:
+    trimesh.creation.icosphere(2, 30.0).export(tmp_path / "ball.glb")
+    config = painted(prior_folder, tmp_path / "ball.glb", cameras=CameraSampling(distance=distance, fovy_deg=fovy_deg))
+    scene = TextureParticles(config)
+    scene.begin(None)
+    height = (scene.render_views(0, scene.orbit(1), 64).opacity[0, :, :, 0] > 0.5).any(dim=1).float().mean().item()
+    assert height == pytest.approx(0.86, abs=0.03)
 
 
 def test_axes_can_be_named(prior_folder, tmp_path) -> None:
