@@ -15,6 +15,7 @@ from PIL import Image
 
 from configs.schema import EXPORT_FORMATS, ExportConfig, RunConfig
 from models.config import SourceMeshConfig
+from renderers.cameras import orbit_cameras
 from renderers.config import CameraSampling
 from renderers.textured_export import read_textured_glb
 from runs.from_checkpoint import export
@@ -155,6 +156,32 @@ def test_the_mesh_fills_the_views(distance, fovy_deg, prior_folder, tmp_path) ->
     scene.begin(None)
     height = (scene.render_views(0, scene.orbit(1), 64).opacity[0, :, :, 0] > 0.5).any(dim=1).float().mean().item()
     assert height == pytest.approx(0.86, abs=0.03)
+
+
+def test_the_validator_finds_no_fault(run, validator) -> None:
+    report = validator(run[1] / "mesh-0.glb")
+    assert report.errors == 0 and report.warnings == 0, report
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".stl"])
+def test_a_browser_shows_what_the_scene_shows(suffix, prior_folder, tmp_path, browser) -> None:
+    """Upright, from its front, in the middle: an L far from its origin; STL has z up and its front at -y."""
+    foot, back = trimesh.creation.box([2.0, 0.5, 3.0]), trimesh.creation.box([0.5, 4.0, 0.5])
+    back.apply_translation([0.75, 2.0, -1.0])
+    shape = trimesh.util.concatenate([foot, back])
+    if suffix == ".stl":
+        shape.vertices = shape.vertices[:, [0, 2, 1]] * [1, -1, 1]
+    shape.apply_translation(PLACE)
+    shape.export(tmp_path / f"l{suffix}")
+    config = painted(prior_folder, tmp_path / f"l{suffix}", iterations=0)
+    train(config, tmp_path / "run")
+    scene = restore(TextureParticles, config, tmp_path / "run/checkpoints/last.ckpt")
+    cameras = orbit_cameras(*(torch.tensor([value]) for value in (30.0, 20.0, 3.0, 40.0)))
+    ours = scene.render_views(0, cameras, 256).opacity[0, ..., 0] > 0.5
+    browser.open(tmp_path / "run/mesh.html", "azimuth=30&elevation=20&distance=3&fovy=40&still")
+    shown = torch.from_numpy(browser.screenshot().min(axis=-1) < 0.8 * 255)
+    assert (shown & ours).sum() >= 0.97 * (shown | ours).sum()
+    assert (shown.flip(1) & ours).sum() < 0.9 * (shown | ours).sum()
 
 
 def test_axes_can_be_named(prior_folder, tmp_path) -> None:
