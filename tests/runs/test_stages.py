@@ -472,7 +472,7 @@ def test_a_stage_that_has_only_begun_has_nothing_to_export(run, tmp_path):
 @pytest.mark.parametrize("path", pipeline_files(), ids=lambda path: path.stem)
 def test_every_pipeline_loads_with_every_preset(path):
     names = ["nerf", "geometry", "texture"]
-    mesh = {"source_mesh.path": "chair.glb", "prompt": "a red chair"} if path.stem == "own-shape" else {}
+    mesh = {"source_mesh.path": "chair.glb", "prompt": "a red chair"} if path.stem == "refine" else {}
     for prior in ("mini", "sd21", "flux"):
         loaded = pipeline.load_stages(pipeline.read_pipeline(path), {"prior": prior, **mesh})
         assert [each.config.stage for each in loaded] == names[bool(mesh) :]
