@@ -49,6 +49,8 @@ Turn a prompt into a 3D object by Variational Score Distillation.
               (owner/name): the frozen text-to-image model, with the settings of configs/prior/<name>.yaml
   from=RUN    for the stages geometry and texture: the run to go on from, its folder or one of its checkpoints;
               prompt, particles, seed, prior and the world's radius are that run's
+  from=FILE   for nerf, geometry and texture: your own mesh (.glb, .gltf, .obj, .ply, .stl) to start from; from.up and
+              from.front name its axes, such as from.up=z
   A pipeline (configs/prolific.yaml) runs several stages: key=value is for all, STAGE.key=value for one.
 """
 LESS_MEMORY = (
@@ -64,6 +66,7 @@ examples:
   {program} --config configs/prolific.yaml prompt="a blue chair" geometry.iterations=500
   {program} --config configs/vsd-geometry.yaml from=outputs/vsd-nerf/a-blue-chair/RUN
   {program} --config configs/vsd-texture.yaml from=outputs/vsd-geometry/a-blue-chair/RUN
+  {program} --config configs/vsd-texture.yaml from=chair.glb prompt="a blue chair"
   {program} --mode export --checkpoint outputs/vsd-texture/a-blue-chair/RUN export.texture_size=2048
 
 A run lies in outputs/<config>/<prompt>/<run>/; its config.yaml holds every setting. Runs are never overwritten.
@@ -187,6 +190,8 @@ def announce(plan: Plan) -> None:
     }
     if config.source is not None:
         lines["source"] = config.source
+    elif config.source_mesh.path is not None:
+        lines["mesh"] = config.source_mesh.path
     if plan.checkpoint is not None:
         lines["go on"] = str(plan.checkpoint)
     remarks = beyond_the_end(config) if plan.mode == "train" else []

@@ -113,8 +113,9 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def takes_text(kind: Any) -> bool:
-    """Whether a field takes a text."""
-    return str in map(plain_type, alternatives(kind))
+    """Whether a field takes a text, and no number, which only YAML tells from one."""
+    types = set(map(plain_type, alternatives(kind)))
+    return str in types and not types & {int, float}
 
 
 def takes_null(kind: Any) -> bool:

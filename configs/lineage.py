@@ -26,6 +26,11 @@ class Earlier:
     checkpoint: Path
 
     @property
+    def has_learnt_colors(self) -> bool:
+        """Whether a loss has made the run's colours, rather than the file that the stage geometry began with."""
+        return not (self.config.stage == "geometry" and self.config.starts_from_mesh)
+
+    @property
     def prior(self) -> PriorChoice:
         prior = self.config.prior
         return PriorChoice(prior.preset, prior.path if prior.preset == CUSTOM_PRESET else None)

@@ -12,9 +12,9 @@ what its prior can do. So the YAML files of this folder state only what defines 
 no value that a preset adapts: a copy of one that changes a line differs from it in that line.
 
 Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``), one particle or
-several (``by_particles``) and this device (``by_device``), later ones winning; a part may hold parts in turn. Stage,
-loss, particles and device are those that the YAML files and the command line state, so ``guidance.loss=sds`` on the
-command line brings what goes with SDS.
+several (``by_particles``), what the colours start from (``by_start``: ``prompt``, ``mesh`` or ``run``) and this device
+(``by_device``), later ones winning; a part may hold parts in turn. Stage, loss, particles and device are those that
+the YAML files and the command line state, so ``guidance.loss=sds`` on the command line brings what goes with SDS.
 
 On the command line a text field takes its value exactly as typed (a prompt may hold commas, colons,
 quotes, ``null`` or ``${...}``); every other value is read as YAML.
@@ -43,6 +43,7 @@ from configs.sources import (
     COMMAND_LINE,
     CUSTOM_PRESET,
     DEFAULT_PRIOR,
+    MESH,
     Case,
     PriorChoice,
     Source,
@@ -89,7 +90,9 @@ def load_config(
     check_fields(asked)  # first: a mistake in a key or a value is told before PyTorch is imported to find the device
     known = flatten(RunConfig()) | _merge(asked)  # what presets depend on, and so cannot set
     device = find_device(known["trainer.accelerator"])
-    case = Case(known["stage"], known["guidance.loss"], known["particles"], device)
+    start = _start(known[MESH], earlier)
+    check_prompt(start, earlier, _merge(asked))
+    case = Case(known["stage"], known["guidance.loss"], known["particles"], start, device)
     chosen = [*default_sources(case), *preset_sources(prior, case)]
     if earlier is not None:
         file.values.pop("source", None)  # as it was typed; what is taken over names the checkpoint itself
@@ -97,6 +100,19 @@ def load_config(
         check_values(case.stage, _merge([taken, *asked]), earlier.config, earlier.checkpoint)
         chosen.append(taken)
     return LoadedConfig(_on_device(build([*chosen, *asked])), prior)
+
+
+def _start(mesh: str | None, earlier: Earlier | None) -> str:
+    """What a stage's colours start from; a shape from a mesh that only the stage geometry has refined has a mesh's."""
+    if earlier is not None:
+        return "run" if earlier.has_learnt_colors else "mesh"
+    return "prompt" if mesh is None else "mesh"
+
+
+def check_prompt(start: str, earlier: Earlier | None, stated: dict[str, Any]) -> None:
+    """Raise a ConfigError where a run begins with a mesh and nothing says what it shall become."""
+    if start == "mesh" and earlier is None and "prompt" not in stated:
+        raise ConfigError('prompt: missing; say what the mesh shall become, such as prompt="a red mug"')
 
 
 def _split_prior(file: Source, overrides: dict[str, str]) -> tuple[Source, object]:
@@ -139,7 +155,7 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
     saved = Source(str(path), without_retired(read_yaml(path), str(path)))
     changes = [read_overrides({key: text for key, text in overrides.items() if key != "prior"})]
     if "prior" in overrides:
-        for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", 1, "")):
+        for source in preset_sources(choose_prior(overrides["prior"]), Case("", "", 1, "", "")):
             if "path" in source.values.get("prior", {}):
                 changes.insert(0, Source(source.where, {"prior": {"path": source.values["prior"]["path"]}}))
     return build([saved]), _on_device(build([saved, *changes]))

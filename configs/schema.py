@@ -15,7 +15,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from guidance.config import EstimatorConfig, GuidanceConfig, TextConfig
-from models.config import ImageConfig, NeRFSceneConfig, SDFFieldConfig, TextureFieldConfig
+from models.config import ImageConfig, NeRFSceneConfig, SDFFieldConfig, SourceMeshConfig, TextureFieldConfig
 from renderers.config import BakingConfig, CameraSampling, MeshRendererConfig, VolumeRendererConfig
 from settings.constraints import (
     Betas,
@@ -44,6 +44,7 @@ STAGES: dict[str, str | None] = {
 }
 
 ExportFormat = Literal["glb", "obj", "ply", "html"]
+AUTO_FACES = 20_000  # of a model, at most, where export.faces is auto
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 
@@ -183,8 +184,11 @@ class AppearanceConfig:
     """Stage texture: colours on the surface of the stage geometry."""
 
     field: TextureFieldConfig = setting(factory=TextureFieldConfig, state=True)  # colour of points
-    # Iterations of a fit to the radiance field's colours before the first step; 0: start from grey.
+    # Iterations of a fit to the colours of the radiance field, or of a user's mesh, before the first step; 0: start
+    # from grey.
     fit_iterations: NonNegativeInt = 0
+    # Whether a model of a user's mesh keeps that mesh's texture coordinates, where they can hold a texture.
+    keep_uv: bool = setting(True, change="resume")
 
 
 @section
@@ -193,14 +197,17 @@ class ExportConfig:
 
     formats: tuple[ExportFormat, ...] = EXPORT_FORMATS  # obj has MTL and PNG, ply vertex colours, html a viewer
     texture_size: Annotated[Whole, Field(ge=16, le=16384)] = 1024  # texels along a side
-    # Surfaces with more faces are simplified to about this many; null: they stay as they are.
-    faces: Annotated[Whole, Field(ge=4)] | None = 20_000
-    # Parts with a surface smaller than this share of the largest part's are left out; 0 keeps every part.
+    # Surfaces with more faces are simplified to about this many; null: they stay as they are. auto: 20,000, but a mesh
+    # of the user's that the stage texture painted stays as it is.
+    faces: Annotated[Whole, Field(ge=4)] | Literal["auto"] | None = "auto"
+    # Parts with a surface smaller than this share of the largest part's are left out; 0 keeps every part. A user's mesh
+    # that the stage texture painted keeps them all.
     floater_share: Share = 0.02
-    meters_per_unit: Positive = 1.0  # length of a scene unit
+    meters_per_unit: Positive = 1.0  # length of a scene unit, or of a unit of the user's mesh
 
     def baking(self) -> BakingConfig:
-        return BakingConfig(texture_size=self.texture_size, max_faces=self.faces or 0)
+        faces = AUTO_FACES if self.faces == "auto" else self.faces
+        return BakingConfig(texture_size=self.texture_size, max_faces=faces or 0)
 
 
 @section
@@ -257,7 +264,7 @@ class RunConfig:
     # What to make.
     prompt: Annotated[str, AfterValidator(_check_prompt)] = setting("a red mug", inherit="default", state=True)
     seed: NonNegativeInt = setting(0, inherit="default")  # of all random numbers
-    iterations: PositiveInt = setting(25_000, change="resume")  # for one particle
+    iterations: NonNegativeInt = setting(25_000, change="resume")  # for one particle; 0: only what a run begins with
     particles: PositiveInt = setting(1, inherit="always", state=True)  # n: scenes that share one estimator
     logger: Literal["csv", "wandb"] = setting("csv", change="resume")  # wandb: beside csv
     prior: PriorConfig = setting(factory=PriorConfig)  # the frozen text-to-image model
@@ -266,6 +273,8 @@ class RunConfig:
     estimator: EstimatorConfig = setting(factory=EstimatorConfig, state=True)  # eps_phi, the LoRA estimator
     noise: NoiseConfig = setting(factory=NoiseConfig)  # noise levels
     image: ImageConfig = setting(factory=ImageConfig)  # of the stage image
+    # The mesh that this run, or the one that it goes on from, starts from (from=FILE).
+    source_mesh: SourceMeshConfig = setting(factory=SourceMeshConfig, inherit="always", state=True)
     # Of the stage nerf; later stages keep it.
     scene: NeRFSceneConfig = setting(factory=NeRFSceneConfig, stage="nerf", inherit="always", state=True)
     surface: SurfaceConfig = setting(factory=SurfaceConfig)  # of the stage geometry; texture keeps its field
@@ -280,7 +289,14 @@ class RunConfig:
     collapse: CollapseConfig = setting(factory=CollapseConfig)  # when to stop
     trainer: TrainerConfig = setting(factory=TrainerConfig)  # where the run is computed
 
+    @property
+    def starts_from_mesh(self) -> bool:
+        """Whether the run begins with a user's mesh, and not with a prompt or with the run of an earlier stage."""
+        return self.source is None and self.source_mesh.path is not None
+
     def __post_init__(self) -> None:
+        if self.source_mesh.path is not None and self.stage == "image":
+            raise Conflict("source_mesh.path", "a picture starts from no mesh; use the stage nerf, geometry or texture")
         if self.source is not None and STAGES[self.stage] is None:
             raise Conflict(
                 "source",

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import ConfigError, allowed
+from models.placement import is_mesh_name
 
 CONFIG_FOLDER = Path(__file__).parent
 PRESET_FOLDER = CONFIG_FOLDER / "prior"
@@ -28,10 +29,21 @@ BASE_FOLDER = "base"  # in PRESET_FOLDER
 DEFAULTS_FILE = CONFIG_FOLDER / "defaults.yaml"  # what goes with a stage and with a loss, whatever the prior
 CUSTOM_PRESET = "custom"  # goes with a prior that is given by folder or hub id
 DEFAULT_PRIOR = "mini"
-PART_NAMES = {"by_particles": ("one", "several"), "by_device": ("cpu", "cuda")}  # stages and losses are known elsewhere
+PART_NAMES = {  # stages and losses are known elsewhere
+    "by_particles": ("one", "several"),
+    "by_start": ("prompt", "mesh", "run"),
+    "by_device": ("cpu", "cuda"),
+}
 COMMAND_LINE = "the command line"
 STAGES_KEY = "stages"  # of a pipeline's YAML
-ALIASES = {"from": "source"}  # what the command line calls a field, where that reads better
+#: What the command line calls a field, where that reads better. ``from`` is the field MESH if its value is a mesh file.
+ALIASES = {
+    "from": "source",
+    "from.up": "source_mesh.up",
+    "from.front": "source_mesh.front",
+    "from.colors": "source_mesh.colors",
+}
+MESH = "source_mesh.path"
 _KEY = re.compile(r"\w+(\.\w+)*")
 
 
@@ -50,13 +62,20 @@ class Case:
     stage: str
     loss: str
     particles: int
+    start: str  # prompt | mesh | run: what the colours of the stage start from
     device: str  # cpu | cuda
 
     @property
     def names(self) -> dict[str, str]:
         """The part that holds under each heading; later headings are more special."""
         count = "one" if self.particles == 1 else "several"
-        return {"by_stage": self.stage, "by_loss": self.loss, "by_particles": count, "by_device": self.device}
+        return {
+            "by_stage": self.stage,
+            "by_loss": self.loss,
+            "by_particles": count,
+            "by_start": self.start,
+            "by_device": self.device,
+        }
 
 
 @dataclass(frozen=True)
@@ -225,7 +244,7 @@ def _parts(path: Path, label: str, values: dict[str, Any], case: Case) -> Iterat
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """``key=value`` arguments as a mapping; everything after the first ``=`` is the value, as typed.
 
-    ``from`` is the field ``source``.
+    ``from`` is the field ``source``, or the mesh of ``source_mesh`` where its value ends as the name of a mesh file.
 
     Raises:
         ConfigError: an argument of another form, or one key twice.
@@ -238,6 +257,8 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
                 f'command line: {argument!r} is not of the form key=value, such as prompt="a red mug" '
                 "or render.size=64; put quotes around a value with spaces"
             )
+        if key == "from" and is_mesh_name(value):
+            key, value = MESH, str(Path(value).expanduser().absolute())
         key = ALIASES.get(key, key)
         if key in overrides:
             raise ConfigError(f"command line: {key} is given twice, as {overrides[key]!r} and {value!r}; keep one")

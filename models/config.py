@@ -9,6 +9,7 @@ from pydantic import Field
 from settings.constraints import Channels, NonNegative, NonNegativeInt, Positive, PositiveInt, Share, Whole
 from settings.fields import Conflict, section, setting
 
+Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
 HashGridBackend = Literal["auto", "torch", "numba", "triton", "tinycudann"]
 # How far vertices of the lattice may move, as a share of the spacing, until a tetrahedron could turn inside out:
 # opposite edges lie half a spacing apart, and both may move.
@@ -108,6 +109,25 @@ class NeRFSceneConfig:
 
     field: RadianceFieldConfig = setting(factory=RadianceFieldConfig)  # density and colour of points
     background: BackgroundConfig = setting(factory=BackgroundConfig)  # colour of directions
+
+
+@section
+class SourceMeshConfig:
+    """A user's mesh that a run starts from: ``from=FILE``, ``from.up``, ``from.front``, ``from.colors``."""
+
+    # GLB, glTF, OBJ, PLY or STL; a run that goes on from another has that run's. null: no mesh.
+    path: str | None = None
+    up: Axis | None = None  # the file's direction that is up; null: by the format's convention
+    # The file's direction that the front looks along; null: z, or -y where up is z or -z.
+    front: Axis | None = None
+    # Whether colours start from the file's textures and vertex colours, where it has any; else from grey.
+    colors: bool = True
+
+    def __post_init__(self) -> None:
+        if self.up is not None and self.front is not None and self.up[-1] == self.front[-1]:
+            raise Conflict(
+                ("up", "front"), f"{self.up!r} and {self.front!r} lie on one axis; choose two different ones"
+            )
 
 
 @section

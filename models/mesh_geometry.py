@@ -29,25 +29,35 @@ class MeshEdges:
         return bool((self.faces >= 0).all())
 
 
-def mesh_edges(faces: Int[Tensor, "faces 3"]) -> MeshEdges:
+def mesh_edges(faces: Int[Tensor, "faces 3"], manifold: bool = True) -> MeshEdges:
     """The edges of a mesh that has at most two faces at an edge.
 
+    Args:
+        manifold: False admits edges of more faces, as users' meshes have them; one of n faces stands n - 1 times, each
+            time with two of them.
+
     Raises:
-        ValueError: more than two faces share an edge.
+        ValueError: more than two faces share an edge of a mesh that should be manifold.
     """
     half_edges = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).view(-1, 2)
     low, high = half_edges.amin(-1), half_edges.amax(-1)
     key, order = torch.sort(low * (int(faces.max()) + 1 if len(faces) else 1) + high, stable=True)
     _, counts = torch.unique_consecutive(key, return_counts=True)
-    if (counts > 2).any():
+    if manifold and (counts > 2).any():
         raise ValueError(
             f"faces: {int((counts > 2).sum())} edges belong to more than two faces; "
             "only manifold meshes have a silhouette: split or repair the mesh"
         )
+    place = torch.arange(len(order), device=faces.device)
     first = torch.cumsum(counts, 0) - counts
-    half_edge = order[first]
-    other = order[(first + 1).clamp(max=max(len(order) - 1, 0))] // 3
-    beside = torch.stack([half_edge // 3, torch.where(counts == 2, other, -1)], dim=-1)
+    is_last = torch.zeros(len(order), dtype=torch.bool, device=faces.device)
+    is_last[first + counts - 1] = True
+    is_alone = torch.zeros_like(is_last)
+    is_alone[first[counts == 1]] = True
+    place = place[~is_last | is_alone]
+    half_edge = order[place]
+    other = order[(place + 1).clamp(max=max(len(order) - 1, 0))] // 3
+    beside = torch.stack([half_edge // 3, torch.where(is_alone[place], -1, other)], dim=-1)
     return MeshEdges(half_edges[half_edge], beside)
 
 

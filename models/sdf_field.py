@@ -62,6 +62,12 @@ class SDFField(nn.Module):
             )
             self.offsets.zero_()
 
+    def start_from(self, distances: Float[Tensor, "vertices"]) -> None:
+        """Start from signed distances of the lattice's vertices, in scene units."""
+        with torch.no_grad():
+            self.sdf.copy_(distances)
+            self.offsets.zero_()
+
     def working_levels(self, density: Density, *, bounds: str = "ball") -> str:
         """Levels to start from, in words."""
         return working_levels(density, self.lattice, radius=self.radius, bounds=bounds)

@@ -23,6 +23,9 @@ from models.mesh_repair import split_pinches
 from renderers.config import BakingConfig
 from renderers.rasterizer import Rasterizer, ScreenVertices
 
+WHOLE = 25_000  # faces; a surface of no more is unwrapped as one piece
+PIECE = 5_000  # faces of a piece of a larger one
+
 Color = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 
 
@@ -46,7 +49,7 @@ def bake(
     device = vertices.device
     vertices, faces = simplify(vertices.detach().float().cpu(), faces.cpu(), config.max_faces)
     atlas = unwrap(vertices, faces, config.texture_size, config.padding)
-    texture = _bake_texture(vertices[atlas.source], atlas, lambda points: color(points.to(device)), config.texture_size)
+    texture = bake_texture(vertices[atlas.source], atlas, lambda points: color(points.to(device)), config.texture_size)
     normals = vertex_normals(vertices, faces)
     # A vertex whose faces have no area has no normal either, but files must hold unit vectors.
     normals = torch.where(normals.any(-1, keepdim=True), normals, torch.tensor([0.0, 1.0, 0.0]))
@@ -82,22 +85,53 @@ class Atlas:
 def unwrap(
     vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], texture_size: int, padding: int
 ) -> Atlas:
-    """Charts of the surface, packed into a square for a texture of a size."""
+    """Charts of the surface, packed into a square for a texture of a size.
+
+    A surface of many faces is cut into pieces first: the time that xatlas takes for one rises faster than its faces.
+    """
     import xatlas
 
     packing = xatlas.PackOptions()
     packing.resolution, packing.padding, packing.bilinear = texture_size, padding, True
     atlas = xatlas.Atlas()
-    atlas.add_mesh(vertices.numpy(), faces.numpy().astype(np.uint32))
+    pieces = _pieces(vertices[faces].mean(1).numpy())
+    used = []
+    for piece in pieces:
+        own, renumbered = np.unique(faces.numpy()[piece], return_inverse=True)
+        atlas.add_mesh(vertices.numpy()[own], renumbered.reshape(-1, 3).astype(np.uint32))
+        used.append(own)
     atlas.generate(pack_options=packing)
-    source, cut_faces, uv = atlas[0]
+    found = [atlas[index] for index in range(len(pieces))]
+    firsts = np.cumsum([0, *(len(source) for source, _, _ in found)])
+    source = np.concatenate([own[each] for own, (each, _, _) in zip(used, found, strict=True)])
+    cut_faces = np.concatenate([each + first for (_, each, _), first in zip(found, firsts, strict=False)])
+    if len(cut_faces) == len(faces):
+        cut_faces[np.concatenate(pieces)] = cut_faces.copy()  # in the surface's order
+    places = np.concatenate([each for _, _, each in found])
     # xatlas meets the resolution only about, in both directions: one scale keeps texels square.
     extent = np.array([atlas.width, atlas.height], np.float32)
-    uv = torch.from_numpy(uv * (extent / extent.max())).clamp(0, 1)
+    uv = torch.from_numpy(places * (extent / extent.max())).clamp(0, 1)
     return Atlas(torch.from_numpy(source.astype(np.int64)), torch.from_numpy(cut_faces.astype(np.int64)), uv)
 
 
-def _bake_texture(vertices: Float[Tensor, "cut_vertices 3"], atlas: Atlas, color: Color, size: int) -> Tensor:
+def _pieces(middles: Float[np.ndarray, "faces 3"]) -> list[Int[np.ndarray, "n"]]:
+    """Faces that lie together, by number, at most ``PIECE`` of them, unless there are few enough for a single piece."""
+    if len(middles) <= WHOLE:
+        return [np.arange(len(middles))]
+    found: list[np.ndarray] = []
+    left = [np.arange(len(middles))]
+    while left:
+        piece = left.pop()
+        if len(piece) <= PIECE:
+            found.append(piece)
+            continue
+        axis = np.ptp(middles[piece], axis=0).argmax()
+        order = piece[np.argsort(middles[piece, axis], kind="stable")]
+        left += [order[len(order) // 2 :], order[: len(order) // 2]]
+    return found
+
+
+def bake_texture(vertices: Float[Tensor, "cut_vertices 3"], atlas: Atlas, color: Color, size: int) -> Tensor:
     """The colour at every texel, uint8 ``[size, size, 3]``."""
     from scipy.ndimage import distance_transform_edt
 

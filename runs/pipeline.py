@@ -4,7 +4,8 @@
       nerf: {config: vsd-nerf.yaml}  # beside this file
       geometry: {config: vsd-geometry.yaml, iterations: 5000}  # and any fields of the run
 
-On the command line ``key=value`` is for all stages and ``stage.key=value`` for one. The runs lie in
+With ``from=FILE`` the first stage starts from a mesh, and may be any. On the command line ``key=value`` is for all
+stages and ``stage.key=value`` for one. The runs lie in
 ``<output.folder>/<pipeline>/<slug of the prompt>/<run>/<number>-<stage>/``, each of them a run like any other.
 Their configurations are settled, and mistakes in them told, before the first one starts.
 """
@@ -81,8 +82,8 @@ def split_by_stage(overrides: dict[str, str], names: Sequence[str]) -> dict[str,
     """
     if "source" in overrides:
         raise ConfigError(
-            f"from: {overrides['source']!r} is given, but a pipeline starts from a prompt; leave it out, or run a "
-            "single stage, such as --config configs/vsd-geometry.yaml from=RUN"
+            f"from: {overrides['source']!r} is given, but a pipeline starts from a prompt or a mesh; leave it out, or "
+            "run a single stage, such as --config configs/vsd-geometry.yaml from=RUN"
         )
     shared: dict[str, str] = {}
     own: dict[str, dict[str, str]] = {name: {} for name in names}
@@ -108,10 +109,10 @@ def load_stages(stages: list[Stage], overrides: dict[str, str]) -> list[LoadedCo
         loaded.append(load_config(stage.config, values[stage.name], earlier, stage.stated))
         earlier = Earlier(loaded[-1].config, Path(stage.name))
     first = loaded[0].config.stage
-    if STAGES[first] is not None:
+    if STAGES[first] is not None and not loaded[0].config.starts_from_mesh:
         raise ConfigError(
             f"{stages[0].config}: a pipeline cannot begin with the stage {first!r}, which goes on from the stage "
-            f"{STAGES[first]!r}; put a configuration of that before it"
+            f"{STAGES[first]!r}; put a configuration of that before it, or start from a mesh: from=FILE"
         )
     check_devices([each.config for each in loaded])
     return loaded

@@ -101,7 +101,10 @@ def _from_checkpoint(option: str, place: Path, request: Request, of_pipeline: bo
         folder, checkpoint = find_checkpoint(option, place)
     overrides = dict(request.overrides)
     source = overrides.pop("source", None)  # the run has begun: what it took over lies in its checkpoint
+    mesh = overrides.pop(sources.MESH, None)
     saved, wanted = load.load_saved(folder / CONFIG_FILE, overrides)
+    if mesh is not None:
+        resume.check_same_mesh(option, folder, saved, mesh)
     if source is not None:
         resume.check_same_source(option, folder, saved, source)
     if request.config is not None and not of_pipeline:
@@ -151,7 +154,8 @@ def has_finished_stages(plan: Plan) -> bool:
 def beyond_the_end(config: RunConfig) -> list[str]:
     """Remarks on schedules of noise levels that would change only after the run's last iteration."""
     found = []
-    for name, knots in vars(config.noise).items() if config.guidance.reads == "latents" else ():
+    reads_noise = config.guidance.reads == "latents" and config.iterations > 0
+    for name, knots in vars(config.noise).items() if reads_noise else ():
         at, value = knots[-1]
         if at >= config.iterations and value != value_at(knots, config.iterations - 1):
             found.append(

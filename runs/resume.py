@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError
 from configs.fields import flatten, run_policies
 from configs.lineage import Earlier, check_stage
 from configs.load import read_saved
 from configs.schema import STAGES, RunConfig
-from configs.sources import read_config
+from configs.sources import MESH, read_config
+from models.placement import SUFFIXES, is_mesh_name
 from runs.checkpoint_files import checkpoints, find_checkpoint, was_only_begun
 from runs.folder import last_start, prompt_folder, stage_folders
 from settings.fields import Change
-from systems.layout import CONFIG_FILE
+from systems.layout import CHECKPOINTS, CONFIG_FILE
 
 LAST = "last"  # --resume last
 
@@ -22,10 +24,11 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
     """The run that ``from=`` (or ``source`` in the YAML) names, for a configuration that goes on from one.
 
     Args:
-        required: False where None will do in place of a run that isn't named.
+        required: False where None will do in place of a run or a mesh that isn't named.
 
     Raises:
-        ConfigError: no run is named, it has no whole checkpoint, it is of another stage, or none should be named.
+        ConfigError: neither a run nor a mesh is named, the run has no whole checkpoint or is of another stage, or none
+            should be named.
     """
     values = read_config(path).values
     stage = overrides.get("stage", values.get("stage", "nerf"))
@@ -33,16 +36,28 @@ def find_earlier(path: Path, overrides: dict[str, str], required: bool = True) -
     if not isinstance(place, str | None):
         raise ConfigError(f"source: {place!r} in {path} is not a path; put it in quotes")
     if place is None:
-        if STAGES.get(stage) is not None and required:
+        if STAGES.get(stage) is not None and required and not _names_mesh(values, overrides):
             raise ConfigError(
-                f"source: the stage {stage!r} goes on from a run of the stage {STAGES[stage]!r}; name one: "
-                "from=RUN, its folder or one of its checkpoints"
+                f"source: the stage {stage!r} goes on from a run of the stage {STAGES[stage]!r}, or starts from a "
+                "mesh; name one: from=RUN, its folder or one of its checkpoints, or from=FILE, such as chair.glb"
             )
         return None
+    if is_mesh_name(place):
+        raise ConfigError(f"source: {place!r} is a mesh; in a file, write source_mesh: {{path: {place}}}")
+    if Path(place).is_file() and Path(place).suffix != Path(CHECKPOINTS).suffix:
+        raise ConfigError(
+            f"from: {place} is neither a checkpoint ({CHECKPOINTS}) nor a mesh ({', '.join(SUFFIXES)}); give a run's "
+            "folder or one of its checkpoints, or convert the mesh"
+        )
     folder, checkpoint = find_checkpoint("from", Path(place).expanduser())
     saved = read_saved(folder / CONFIG_FILE)
     check_stage(stage, saved.stage, folder)
     return Earlier(saved, checkpoint.absolute())
+
+
+def _names_mesh(values: dict[str, Any], overrides: dict[str, str]) -> bool:
+    section = values.get("source_mesh")
+    return MESH in overrides or (isinstance(section, dict) and section.get("path") is not None)
 
 
 def find_last(config: RunConfig) -> Path:
@@ -81,6 +96,15 @@ def check_same_source(option: str, folder: Path, saved: RunConfig, source: str) 
     if saved.source is None or Path(saved.source).resolve().parent.parent != given.resolve():
         raise ConfigError(
             f"{option}: the run in {folder} went on from {saved.source or 'nothing'}, not from {given}; leave out from="
+        )
+
+
+def check_same_mesh(option: str, folder: Path, saved: RunConfig, mesh: str) -> None:
+    """Raise a ConfigError where ``from=`` names another mesh than the one that a run started from."""
+    if saved.source_mesh.path is None or Path(saved.source_mesh.path).resolve() != Path(mesh).resolve():
+        raise ConfigError(
+            f"{option}: the run in {folder} started from {saved.source_mesh.path or 'no mesh'}, not from {mesh}; "
+            "leave out from="
         )
 
 

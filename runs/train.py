@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lightning
@@ -17,7 +17,7 @@ from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
 from runs.devices import chosen_precision, ordered_sums, use_threads
 from runs.frozen_model import build_prior, build_prompts, check_views, memory_line
-from runs.processes import agreed_folder
+from runs.processes import agreed_folder, is_first_process
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
@@ -37,7 +37,7 @@ from systems.checkpoints import (
 )
 from systems.layout import newest_path
 from systems.outputs.loggers import build_loggers, close_loggers, log_interval
-from systems.source import check_source
+from systems.source import check_source, read_source_mesh
 from systems.stages import system_class
 
 
@@ -62,8 +62,10 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     folder = agreed_folder(Path(folder))
     if resume is not None:
         check_same_run(resume, read_metadata(resume), config)
+    elif config.starts_from_mesh:
+        print_notes(read_source_mesh(config).mesh.notes)  # before anything large is loaded
     elif STAGES[config.stage] is not None:
-        check_source(config)  # before anything large is loaded
+        check_source(config)
     check_views(config)
     use_threads(config.trainer)
     quieten_lightning()
@@ -90,6 +92,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
         interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
         try:
             trainer.fit(system, ckpt_path=resume, weights_only=True)
+            if system.iterations == 0:
+                save_beginning(trainer, system, folder)
         finally:
             interruption.release()
     close_loggers(config.logger)
@@ -113,6 +117,14 @@ def is_at_the_end(system: DistillationSystem, checkpoint: Path) -> bool:
             f"{system.iterations}; raise iterations, or use an earlier checkpoint"
         )
     return metadata.iteration == system.iterations
+
+
+def save_beginning(trainer: lightning.Trainer, system: DistillationSystem, folder: Path) -> None:
+    """Checkpoint and results of a run without iterations, whose loop Lightning doesn't enter."""
+    next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)).save(trainer, system)
+    if trainer.is_global_zero:
+        system.scene.to(trainer.strategy.root_device)
+        write_results(system, folder, seconds=0.0)
 
 
 def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
@@ -159,8 +171,15 @@ def distributed_strategy() -> DDPStrategy:
 def quieten_lightning() -> None:
     """Drop Lightning's remarks on what this project does on purpose, and its advertisements; warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("Your `IterableDataset` has `__len__` defined", ".*isinstance\\(treespec, LeafSpec\\)"):
+    empty = "Total length of `.*` across ranks is zero"  # a run without iterations
+    for message in ("Your `IterableDataset` has `__len__` defined", ".*isinstance\\(treespec, LeafSpec\\)", empty):
         warnings.filterwarnings("ignore", message)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a user should know, once for all processes."""
+    for note in notes if is_first_process() else ():
+        print(f"note: {note}", flush=True)
 
 
 def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenModel, system: DistillationSystem) -> None:
@@ -181,6 +200,7 @@ def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenMode
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )
+    print_notes(system.scene.notes)
     remark = preset_remark(prior, config.prior.preset, config.prior.path)
     if remark is not None:
         print(f"note: {remark}", flush=True)

@@ -23,6 +23,7 @@ from configs.fields import run_policies
 from configs.retired import without_retired
 from configs.schema import RunConfig
 from files.whole_files import whole_file
+from models.stored_mesh import SizedByState
 from systems.versions import versions
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
@@ -141,12 +142,18 @@ def check_same_prior(path: str | Path, metadata: RunMetadata, latent_shape: tupl
 def check_state(path: str | Path, state: dict[str, torch.Tensor], module: nn.Module) -> None:
     """Raise a ValueError unless the state fits the module, name by name and shape by shape."""
     own = module.state_dict()
+    sized_by_state = {
+        f"{place}.{name}"
+        for place, part in module.named_modules()
+        if isinstance(part, SizedByState)
+        for name in part.sized_by_state
+    }
     wrong = [f"{name} is missing" for name in own if name not in state]
     wrong += [f"{name} is unknown here" for name in state if name not in own]
     wrong += [
         f"{name} has shape {list(state[name].shape)}, here {list(tensor.shape)}"
         for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
+        if name in state and name not in sized_by_state and state[name].shape != tensor.shape
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

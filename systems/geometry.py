@@ -5,6 +5,9 @@ resolution of such a mesh. Training shows the surface's normals as colours, as i
 that has never seen a normal map the radiance field's colours in a light from above. The radiance fields
 stay as they are; their weights lie in the checkpoint too, so that a surface can be shown and exported, and
 stage 3 begun, without the run of stage 1.
+
+A user's mesh may stand in place of stage 1: signed distances start from it, and the radiance fields, of which only
+the colours are ever asked for, learn the file's. They are grey where it has none.
 """
 
 from __future__ import annotations
@@ -19,17 +22,22 @@ from torch import Tensor
 from configs.schema import RunConfig
 from models.fields import Background, NeRFScene, Particles
 from models.mesh import Surface
+from models.mesh_distance import lattice_distances
+from models.radiance_fit import fit_radiance_field
 from models.sdf_field import SDFField
 from renderers.mesh_renderer import Shading, SurfacePoints, normal_colors
 from renderers.output import RenderedMesh, RenderOutput
 from systems.mesh_level import RayExtremes, silhouette_level, silhouette_overlaps
 from systems.mesh_scenes import MeshScenes, MeshSystem, rendered
+from systems.mesh_start import FIT_POINTS, known_points, solid_in_scene
 from systems.nerf import NeRFParticles, nerf_scenes
 from systems.optimizers import ParameterGroup
 from systems.outputs.pictures import Picture, column, row, write_png
 from systems.outputs.plots import level_curve
-from systems.source import load_source
+from systems.seeding import Purpose, stream
+from systems.source import load_source, read_source_mesh
 
+COLOR_FIT = 200  # iterations, to the colours of a user's mesh
 LEVEL_VIEWS = 4  # in level.png
 LEVEL_SIZE = 128  # pixels a side of each
 RELIEF = 0.3  # how much brighter than a wall a surface that faces up is; below, it is as much darker
@@ -51,14 +59,38 @@ class GeometryParticles(MeshScenes):
         return [ParameterGroup("geometry", list(self.particles.parameters()), self.config.optimizer.lr_geometry)]
 
     def begin(self, folder: Path | None) -> None:
-        """Start from the level sets of the source's densities; ``level.png`` shows how they were chosen.
+        """Start from the level sets of the source's densities, or from a user's mesh.
 
         Raises:
-            ValueError: a density's level set is empty or fragmented; the message names levels that would work.
+            ValueError: a density's level set is empty or fragmented (the message names levels that would work), or
+                the mesh encloses nothing that the lattice resolves.
         """
+        if self.config.starts_from_mesh:
+            self._begin_with_mesh()
+        else:
+            self._begin_with_run(folder)
+
+    def _begin_with_mesh(self) -> None:
+        source = read_source_mesh(self.config)
+        self.keep_place(source.placement)
+        distances = lattice_distances(solid_in_scene(source), self.particles[0].lattice)
+        for surface in self.particles:
+            surface.start_from(distances)
+        radius, draws = self.config.scene.field.radius, stream(self.config.seed, 0, Purpose.MESH_POINTS)
+        known = known_points(source, None, self.config.source_mesh.colors, radius, draws)
+        for index, original in enumerate(self.originals):
+            generator = stream(self.config.seed, 0, Purpose.MESH_FIT, index=index)
+            original.requires_grad_(True)
+            fit_radiance_field(original.field, known, iterations=COLOR_FIT, points=FIT_POINTS, generator=generator)
+            original.requires_grad_(False)
+
+    def _begin_with_run(self, folder: Path | None) -> None:
+        """``level.png`` shows how the level sets were chosen."""
         device = self.particles[0].sdf.device
         source = load_source(self.config, NeRFParticles).to(device)
         self.originals.load_state_dict(source.particles.state_dict())
+        if source.origin is not None:
+            self.keep_place(source.origin.placement)
         pictures = []
         bounds = source.config.render.volume.bounds
         for index, surface in enumerate(self.particles):

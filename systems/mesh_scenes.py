@@ -89,5 +89,5 @@ class MeshSystem(DistillationSystem):
             return self.scene.draw(particle, mesh, cameras, size, background)
 
 
-def rendered(vertices: torch.Tensor, faces: torch.Tensor) -> RenderedMesh:
-    return RenderedMesh(vertices, faces, mesh_edges(faces))
+def rendered(vertices: torch.Tensor, faces: torch.Tensor, manifold: bool = True) -> RenderedMesh:
+    return RenderedMesh(vertices, faces, mesh_edges(faces, manifold))

@@ -1,8 +1,12 @@
-"""Stage 1: particles of radiance fields, seen by the volume renderer."""
+"""Stage 1: particles of radiance fields, seen by the volume renderer.
+
+They start from nothing, or from a user's mesh: densities and, where its file has them, colours are fitted to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +16,7 @@ from configs.schema import RunConfig, SceneOptimizerConfig
 from models.fields import Background, NeRFScene, Particles
 from models.hash_grid import HashGrid
 from models.mesh import Surface, extract_mesh
+from models.radiance_fit import fit_radiance_field
 from renderers.cameras import Cameras
 from renderers.config import OccupancyConfig
 from renderers.output import RenderOutput
@@ -19,10 +24,13 @@ from renderers.ray_marching import OccupancyGrid, volume_backend
 from renderers.volume import VolumeRenderer
 from systems.base import DistillationSystem
 from systems.mesh_level import RayExtremes, ray_extremes, silhouette_level
+from systems.mesh_start import FIT_POINTS, known_points, solid_in_scene
 from systems.optimizers import ParameterGroup
 from systems.scenes import Scenes3D, plain_background, training_background
 from systems.seeding import Purpose, particle_generator, stream
+from systems.source import read_source_mesh
 
+DENSITY_FIT = 400  # iterations, to a user's mesh
 LEVEL_VIEWS = 8  # views that decide on the mesh's level
 LEVEL_SIZE = 64  # pixels a side of each
 
@@ -44,6 +52,23 @@ class NeRFParticles(Scenes3D):
     def new_particles(self) -> Particles[Any]:
         """A module for each particle: its `field`, a `VolumeField`, and its `background`."""
         return nerf_scenes(self.config)
+
+    def begin(self, folder: Path | None) -> None:
+        """Start from a user's mesh, where there is one.
+
+        Raises:
+            ValueError: the mesh cannot be used, or encloses too little.
+        """
+        if not self.config.starts_from_mesh:
+            return
+        source = read_source_mesh(self.config)
+        self.keep_place(source.placement)
+        radius, draws = self.config.scene.field.radius, stream(self.config.seed, 0, Purpose.MESH_POINTS)
+        known = known_points(source, solid_in_scene(source), self.config.source_mesh.colors, radius, draws)
+        for index, particle in enumerate(self.particles):
+            generator = stream(self.config.seed, 0, Purpose.MESH_FIT, index=index)
+            fit_radiance_field(particle.field, known, iterations=DENSITY_FIT, points=FIT_POINTS, generator=generator)
+        self.update_occupancy(0)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hash tables, and the networks of fields and backgrounds."""

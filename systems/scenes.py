@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from configs.schema import RenderConfig, RunConfig
 from models.fields import Background
 from models.mesh import Surface
+from models.placement import Origin, Placement
+from models.stored_mesh import StoredPlacement
 from renderers.cameras import Cameras, camera_rays, turntable_cameras
 from renderers.output import RenderOutput
 from systems.checkpoints import check_state, read_checkpoint
 from systems.optimizers import ParameterGroup
-from systems.outputs.export import visible_parts, write_model
+from systems.outputs.export import model_files, visible_parts, write_model
 from systems.outputs.pictures import Picture, column, render_strip, write_video
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Scenes(nn.Module, ABC):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: list[str] = []  # what a user should know of the beginning, once `begin` is done
 
     def begin(self, folder: Path | None) -> None:
         """Take over what the source run made, at the start of a new run; without a source there is nothing to do.
@@ -107,6 +110,23 @@ class Scenes(nn.Module, ABC):
 class Scenes3D(Scenes):
     """Particles with an inside and an outside, in front of a background."""
 
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.placement = None if config.source_mesh.path is None else StoredPlacement()
+
+    @property
+    def origin(self) -> Origin | None:
+        """The place of the user's mesh that the scene began with, to which models return."""
+        path = self.config.source_mesh.path
+        if path is None or self.placement is None:
+            return None
+        return Origin(self.placement.placement, Path(path).suffix.lower())
+
+    def keep_place(self, placement: Placement) -> None:
+        """Remember where the user's mesh stands, for models and later stages."""
+        assert self.placement is not None, "the configuration names a mesh"
+        self.placement.store(placement)
+
     @abstractmethod
     def background(self, particle: int) -> Background:
         """What lies behind a particle."""
@@ -148,16 +168,25 @@ class Scenes3D(Scenes):
 
     def write_models(self, folder: Path) -> tuple[list[Path], list[str]]:
         """``mesh.glb`` and the other formats of ``export``; each particle that has a surface gets its files."""
-        export, paths, problems = self.config.export, [], []
+        paths, problems = [], []
         for particle in range(self.config.particles):
             path = self._numbered(folder / "mesh", particle)
             try:
-                surface = visible_parts(self.surface(particle), export.floater_share, self.may_be_opaque)
-                paths += write_model(surface, export, path, self.config.prompt)
+                paths += write_model(self.model_files(particle, path.name), self.config.export.formats, path)
             except ValueError as error:
                 logger.warning("particle %d has no mesh: %s", particle, error)
                 problems.append(f"particle {particle} has no mesh: {error}")
         return paths, problems
+
+    def model_files(self, particle: int, stem: str) -> dict[str, bytes]:
+        """The files of a particle's model by name.
+
+        Raises:
+            ValueError: it has no surface, or colours that are not finite.
+        """
+        export = self.config.export
+        surface = visible_parts(self.surface(particle), export.floater_share, self.may_be_opaque)
+        return model_files(surface, export, stem, self.config.prompt, self.origin)
 
     def _numbered(self, path: Path, particle: int) -> Path:
         """The path, with the particle's number where there are several; without an ending."""

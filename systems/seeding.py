@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     ESTIMATOR_STEP = 8
     DIAGNOSTICS = 9
     TEXTURE_FIT = 10
+    MESH_POINTS = 11
+    MESH_FIT = 12
 
 
 def stream(seed: int, iteration: int, purpose: Purpose, rank: int = 0, index: int = 0) -> torch.Generator:

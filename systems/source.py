@@ -1,12 +1,18 @@
-"""The run that a stage goes on from, as a checkpoint: what kind of run it must be, and its scenes."""
+"""What a run goes on from: the checkpoint of an earlier stage, with its scenes, or a user's mesh."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from configs.lineage import check_same_world, check_stage
 from configs.load import from_plain
 from configs.schema import STAGES, RunConfig
+from models.mesh_file import MeshFile, read_mesh_file
+from models.placement import Placement, chosen_axes, is_mesh_name
 from systems.checkpoints import read_metadata
 from systems.scenes import AnyScenes, restore
 
@@ -29,6 +35,39 @@ def check_source(config: RunConfig) -> RunConfig:
     check_stage(config.stage, earlier.stage, checkpoint)
     check_same_world(config, earlier, checkpoint)
     return earlier
+
+
+FILLED = 0.883  # of a view's height: as of the bundled world's pictures, whose objects have a sphere of radius 0.9
+REACH = 0.92  # of the scene's radius
+
+
+@dataclass(frozen=True)
+class SourceMesh:
+    """A user's mesh, and where it stands in the scene."""
+
+    mesh: MeshFile
+    placement: Placement
+
+
+def read_source_mesh(config: RunConfig) -> SourceMesh:
+    """The mesh that a run starts from, put into the middle of the scene, as large as cameras see well.
+
+    Raises:
+        FileNotFoundError, ValueError: the file cannot be used, or its axes lie on one line.
+    """
+    source = config.source_mesh
+    path = Path(source.path)
+    up, front = chosen_axes(path.suffix.lower(), source) if is_mesh_name(path.name) else ("y", "z")
+    mesh = read_mesh_file(path)  # which refuses other names
+    used = mesh.vertices[np.unique(mesh.faces)]
+    return SourceMesh(mesh, Placement.fit(used, up, front, seen_radius(config)))
+
+
+def seen_radius(config: RunConfig) -> float:
+    """Radius of the sphere that fills ``FILLED`` of a view of the middle training camera, inside the scene's cube."""
+    distance, fovy_deg = (sum(bounds) / 2 for bounds in (config.cameras.distance, config.cameras.fovy_deg))
+    seen = distance * math.sin(math.radians(fovy_deg) / 2)
+    return min(FILLED * seen, REACH * config.scene.field.radius)
 
 
 def load_source(config: RunConfig, scenes_class: type[AnyScenes]) -> AnyScenes:

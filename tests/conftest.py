@@ -71,3 +71,16 @@ def prior(prior_folder):
     from guidance.loading import load_prior
 
     return load_prior(prior_folder)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A browser with WebGL."""
+    from tests.renderers.browser import NAMES, Browser, find_browser
+
+    program = find_browser()
+    if program is None:
+        lacking(f"no browser: none of {', '.join(NAMES)} is installed")
+    browser = Browser(program, tmp_path_factory.mktemp("browser") / "profile")
+    yield browser
+    browser.close()

@@ -20,6 +20,8 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from models.bounding_sphere import bounding_sphere
+
 #: Radius of every solid's bounding sphere, which lies around the origin, in scene units.
 RADIUS = 0.9
 
@@ -119,22 +121,6 @@ class Part:
             base = np.array([[-size[0], -size[1] / 2], [size[0], -size[1] / 2], [0.0, size[1] / 2]])
             local = np.concatenate([np.insert(base, 2, z, axis=1) for z in (-size[2], size[2])])
         return np.asarray(self.center) + local @ np.asarray(self.rotation, dtype=np.float64).T
-
-
-def bounding_sphere(points: Float[np.ndarray, "n 3"], steps: int = 120) -> tuple[Float[np.ndarray, "3"], float]:
-    """Centre and radius of a sphere around all points, within about 1% of the smallest one.
-
-    Badoiu and Clarkson 2003: the centre moves towards the farthest point, by ever smaller steps.
-    """
-    center = (points.min(axis=0) + points.max(axis=0)) / 2
-    best, smallest = center, math.inf
-    for step in range(steps):
-        squared = np.square(points - center).sum(axis=1)
-        farthest = int(squared.argmax())
-        if squared[farthest] < smallest:
-            best, smallest = center, squared[farthest]
-        center = center + (points[farthest] - center) / (step + 5)
-    return best, math.sqrt(smallest)
 
 
 def rotation_to(axis: tuple[float, float, float]) -> tuple[tuple[float, float, float], ...]:

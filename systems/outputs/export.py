@@ -2,22 +2,32 @@
 
 Every stage gives a `Surface`; here it is simplified and baked. GLB, OBJ and the page show one texture. PLY has
 colours at the vertices of the same, uncut mesh.
+
+The object of a user's mesh returns to its file's place, axes and scale; the page alone shows it in the middle. What
+the stage texture painted on such a mesh is the mesh itself, triangle by triangle (`own_mesh_files`).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from configs.schema import ExportConfig
 from files.whole_files import whole_file
 from models.fields import in_chunks
-from models.mesh import Mesh, Surface
+from models.mesh import Mesh, Surface, TexturedMesh
+from models.mesh_file import MeshFile
 from models.mesh_geometry import remove_floaters
 from models.mesh_repair import without_cavities
-from renderers.texture_baking import bake, simplify
+from models.placement import Origin, Placement
+from renderers.mesh_file_baking import bake_mesh_file, in_format, textured
+from renderers.texture_baking import Atlas, Color, bake, simplify
 from renderers.textured_export import colored_ply, textured_glb, textured_obj
 from renderers.web_viewer import viewer_page
 
@@ -32,37 +42,124 @@ def visible_parts(surface: Surface, floater_share: float, seen_from_inside: bool
     return replace(surface, vertices=vertices, faces=faces)
 
 
+def write_model(contents: dict[str, bytes], formats: Sequence[str], path: Path) -> list[Path]:
+    """Write the files of a model; returns ``path`` with each format's ending."""
+    for name, content in contents.items():
+        with whole_file(path.with_name(name)) as unfinished:
+            unfinished.write_bytes(content)
+    return [path.with_suffix(f".{ending}") for ending in formats]
+
+
 @torch.no_grad()
-def write_model(surface: Surface, config: ExportConfig, path: Path, title: str) -> list[Path]:
-    """The surface in every configured format: ``path`` with each format's ending.
+def model_files(
+    surface: Surface, config: ExportConfig, stem: str, title: str, origin: Origin | None = None
+) -> dict[str, bytes]:
+    """The files of all configured formats by name.
+
+    Args:
+        origin: of the file that the scene began with; None: the models have the scene's axes and place.
 
     Raises:
         ValueError: an empty surface, or colours that are not finite.
     """
-    contents = model_files(surface, config, path.name, title)
-    for name, content in contents.items():
-        with whole_file(path.with_name(name)) as unfinished:
-            unfinished.write_bytes(content)
-    return [path.with_suffix(f".{ending}") for ending in config.formats]
-
-
-def model_files(surface: Surface, config: ExportConfig, stem: str, title: str) -> dict[str, bytes]:
-    """The files of all configured formats by name; raises as `write_model`."""
-    device, unit = surface.vertices.device, config.meters_per_unit
+    device = surface.vertices.device
     baking = config.baking()
     vertices, faces = simplify(surface.vertices.float().cpu(), surface.faces.cpu(), baking.max_faces)
+    colored = textured = None
+    if "ply" in config.formats:
+        colored = Mesh(vertices, faces, in_chunks(surface.color, vertices, device).clamp(0, 1))
+    if set(config.formats) - {"ply"}:
+        textured = bake(vertices.to(device), faces.to(device), surface.color, replace(baking, max_faces=0))
+    return _files(config, stem, title, ModelInScene(colored, textured, origin))
+
+
+@torch.no_grad()
+def own_mesh_files(
+    mesh: MeshFile, placement: Placement, atlas: Atlas, color: Color, config: ExportConfig, stem: str, title: str
+) -> dict[str, bytes]:
+    """The files of all configured formats for a user's mesh, whose triangles they repeat one by one.
+
+    Args:
+        color: sRGB in [0, 1] at points in scene units on the CPU.
+
+    Raises:
+        ValueError: colours that are not finite.
+    """
+    texture = bake_mesh_file(mesh, placement, atlas, color, config.baking())
+    places = torch.from_numpy(placement.to_scene(mesh.vertices)).float()
+    colors = in_chunks(color, places, "cpu").clamp(0, 1)
+    return _files(config, stem, title, OwnModel(mesh, placement, atlas, texture, colors))
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model, as files of each format have it; the suffix None asks for it in scene units."""
+
+    def colored(self, suffix: str) -> Mesh: ...
+
+    def textured(self, suffix: str | None) -> TexturedMesh: ...
+
+
+@dataclass(frozen=True)
+class ModelInScene:
+    """A model whose vertices are in scene units."""
+
+    of_vertices: Mesh | None
+    with_texture: TexturedMesh | None
+    origin: Origin | None  # None: files have the scene's axes and place
+
+    def colored(self, suffix: str) -> Mesh:
+        assert self.of_vertices is not None, "a PLY is asked for"
+        return replace(self.of_vertices, vertices=self._points(self.of_vertices.vertices, suffix))
+
+    def textured(self, suffix: str | None) -> TexturedMesh:
+        mesh = self.with_texture
+        assert mesh is not None, "another file than a PLY is asked for"
+        if self.origin is None or suffix is None:
+            return mesh
+        normals = torch.from_numpy(self.origin.directions(mesh.normals.double().numpy(), suffix)).float()
+        return replace(mesh, vertices=self._points(mesh.vertices, suffix), normals=normals)
+
+    def _points(self, points: Tensor, suffix: str) -> Tensor:
+        if self.origin is None:
+            return points
+        return torch.from_numpy(self.origin.points(points.double().numpy(), suffix)).float()
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A user's mesh with new colours; its coordinates are the file's, not what a way to the scene and back left."""
+
+    mesh: MeshFile
+    placement: Placement
+    atlas: Atlas
+    texture: UInt8[Tensor, "size size 3"]
+    colors: Float[Tensor, "vertices 3"]  # of the file's vertices
+
+    def colored(self, suffix: str) -> Mesh:
+        vertices = in_format(self.mesh, self.mesh.vertices, suffix)
+        return Mesh(vertices, torch.from_numpy(self.mesh.faces.copy()), self.colors)
+
+    def textured(self, suffix: str | None) -> TexturedMesh:
+        if suffix is not None:
+            return textured(self.mesh, self.atlas, self.texture, suffix)
+        source, rotation = self.atlas.source.numpy(), self.placement.rotation
+        vertices = torch.from_numpy(self.placement.to_scene(self.mesh.vertices[source])).float()
+        normals = torch.from_numpy(self.mesh.normals[source] @ rotation.T).float()
+        return TexturedMesh(vertices, self.atlas.faces, normals, self.atlas.uv, self.texture)
+
+
+def _files(config: ExportConfig, stem: str, title: str, model: Model) -> dict[str, bytes]:
+    """The bytes of each configured format."""
+    unit = config.meters_per_unit
     files: dict[str, bytes] = {}
     if "ply" in config.formats:
-        colors = in_chunks(surface.color, vertices, device)
-        files[f"{stem}.ply"] = colored_ply(Mesh(vertices, faces, colors.clamp(0, 1)), unit)
-    if set(config.formats) <= {"ply"}:
-        return files
-    textured = bake(vertices.to(device), faces.to(device), surface.color, replace(baking, max_faces=0))
-    glb = textured_glb(textured, unit)
+        files[f"{stem}.ply"] = colored_ply(model.colored(".ply"), unit)
     if "glb" in config.formats:
-        files[f"{stem}.glb"] = glb
+        files[f"{stem}.glb"] = textured_glb(model.textured(".glb"), unit)
     if "obj" in config.formats:
-        files |= textured_obj(stem, textured, unit)
+        files |= textured_obj(stem, model.textured(".obj"), unit)
     if "html" in config.formats:
-        files[f"{stem}.html"] = viewer_page(glb, title).encode()
+        # In the middle of the page, wherever the file's object stands.
+        files[f"{stem}.html"] = viewer_page(textured_glb(model.textured(None), unit), title).encode()
     return files

@@ -63,6 +63,7 @@ def test_no_file_is_left_out():
 NAMES_OF_PARTS = {
     "by_stage": {*STAGES},
     "by_loss": set(LOSSES),
+    "by_start": {"prompt", "mesh", "run"},
     "by_particles": {"one", "several"},
     "by_device": {"cpu", "cuda"},
 }
@@ -88,7 +89,8 @@ def test_every_part_of_a_preset_is_used(path):
         assert heading is None or name in NAMES_OF_PARTS[heading]
 
 
-CASES = [Case(*parts) for parts in itertools.product(STAGES, LOSSES, (1, 4), ("cpu", "cuda"))]
+STARTS = ("prompt", "mesh")  # nothing goes with a run
+CASES = [Case(*parts) for parts in itertools.product(STAGES, LOSSES, (1, 4), STARTS, ("cpu", "cuda"))]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -34,7 +34,7 @@ def test_every_field_has_a_comment(section):
 
 def test_comments_beside_and_above_a_field_are_found():
     found = comments(RunConfig)
-    assert found["iterations"] == "for one particle"
+    assert found["iterations"] == "for one particle; 0: only what a run begins with"
     assert found["scene"] == "Of the stage nerf; later stages keep it."
 
 

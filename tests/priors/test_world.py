@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from models.bounding_sphere import bounding_sphere
 from priors.world.appearance import COLORS, PATTERNS, render, sample_appearance
 from priors.world.captions import compose, held_out_pairs, sample_caption, vocabulary
 from priors.world.classes import CLASSES, build_solid
 from priors.world.dataset import draw_instance, render_dataset, sample_instance
-from priors.world.solids import RADIUS, Kind, Material, Op, Part, Solid, bounding_sphere, rotation_about, rotation_to
+from priors.world.solids import RADIUS, Kind, Material, Op, Part, Solid, rotation_about, rotation_to
 from renderers.cameras import orbit_cameras
 from renderers.config import VIEW_WORDS
 

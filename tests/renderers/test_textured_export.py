@@ -14,6 +14,7 @@ from PIL import Image
 
 from models.mesh import Mesh
 from models.mesh_geometry import mesh_edges, signed_volume
+from renderers import texture_baking
 from renderers.cameras import turntable_cameras
 from renderers.config import BakingConfig
 from renderers.mesh_renderer import MeshRenderer
@@ -26,6 +27,7 @@ from renderers.textured_export import (
     textured_glb,
     textured_obj,
 )
+from renderers.uv_layout import uv_layout
 from tests.renderers.meshes import icosphere
 
 CAMERAS = turntable_cameras(4, elevation_deg=20, distance=1.8, fovy_deg=45)
@@ -99,6 +101,15 @@ def test_charts_do_not_overlap_and_keep_their_distance():
         covered += Rasterizer().visible_faces(screen, atlas.faces[owner == chart], 256, 256)[0] >= 0
     assert covered.max() == 1
     assert 0.4 < areas.sum() < 1
+
+
+def test_a_surface_of_many_faces_is_unwrapped_in_pieces(monkeypatch):
+    monkeypatch.setattr(texture_baking, "WHOLE", 1000)
+    monkeypatch.setattr(texture_baking, "PIECE", 200)
+    vertices, faces = bumpy(3)
+    atlas = unwrap(vertices, faces, 256, 2)
+    assert torch.equal(atlas.source[atlas.faces], faces)  # in the surface's order
+    assert uv_layout(vertices[faces], atlas.uv[atlas.faces], 256).problem is None
 
 
 def test_simplified_meshes_stay_closed_and_in_place():

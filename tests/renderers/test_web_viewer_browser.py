@@ -14,9 +14,7 @@ from renderers.mesh_renderer import MeshRenderer
 from renderers.texture_baking import bake
 from renderers.textured_export import sample_texture, textured_glb
 from renderers.web_viewer import viewer_page
-from tests.renderers.browser import NAMES, Browser, find_browser
 from tests.renderers.meshes import icosphere, join
-from tests.tools import lacking
 
 SIZE = 256
 VIEW = {"azimuth": 30.0, "elevation": 20.0, "distance": 3.0, "fovy": 40.0}
@@ -51,16 +49,6 @@ def page(mesh, tmp_path_factory):
     path = tmp_path_factory.mktemp("viewer") / "lopsided thing.html"
     path.write_text(viewer_page(textured_glb(mesh), "a lopsided thing"), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = find_browser()
-    if program is None:
-        lacking(f"no browser: none of {', '.join(NAMES)} is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser") / "profile")
-    yield browser
-    browser.close()
 
 
 def ours(mesh, view, width=SIZE, height=SIZE):

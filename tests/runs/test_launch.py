@@ -463,6 +463,7 @@ OTHER_VALUES = {
     "export.formats": "[ply]",
     "export.texture_size": "64",
     "export.floater_share": "0.5",
+    "appearance.keep_uv": "false",
 }
 
 

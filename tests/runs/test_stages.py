@@ -134,6 +134,19 @@ MISTAKES = {
     "pipeline with more": (["more.yaml"], "seed: unknown key; a pipeline holds stages alone"),
     "pipeline with a field's name": (["name.yaml"], "stages.render: is also a field of a run"),
     "source of a file": (["number.yaml"], "source: 5 in number.yaml is not a path"),
+    "mesh without a prompt": ([TEXTURE, "from=chair.glb"], "prompt: missing; say what the mesh shall become"),
+    "mesh and run": ([GEOMETRY, "from={nerf}", "source_mesh.path=a.glb"], "source_mesh.path: 'a.glb' here, None in"),
+    "mesh as a source": (["source.yaml"], "source: 'chair.glb' is a mesh; in a file, write source_mesh"),
+    "mesh of another format": ([TEXTURE, "from=number.yaml"], "is neither a checkpoint (*.ckpt) nor a mesh (.glb,"),
+    "mesh of a picture": (["image", "from=chair.glb", PROMPT], "source_mesh.path: a picture starts from no mesh"),
+    "axes": (
+        [TEXTURE, "from=chair.glb", PROMPT, "from.up=y", "from.front=-y"],
+        "source_mesh.up and source_mesh.front: 'y' and '-y' lie on one axis",
+    ),
+    "axis": (
+        [TEXTURE, "from=chair.glb", PROMPT, "from.up=w"],
+        "source_mesh.up: 'w' in the command line: must be one of",
+    ),
     "formats": (
         [NERF, "export.formats=[glb,stl]"],
         "export.formats: ['glb', 'stl'] in the command line: must be a list",
@@ -141,7 +154,7 @@ MISTAKES = {
     ),
     "faces": (
         [NERF, "export.faces=2"],
-        "export.faces: 2 in the command line: must be a whole number from 4 on or null",
+        "export.faces: 2 in the command line: must be a whole number from 4 on or one of auto or null",
     ),
 }
 
@@ -157,6 +170,7 @@ def test_a_mistake_is_one_message_and_status_2(case, nerf, geometry, run, capsys
     content["scene"] = {"field": {"radius": 2.0}}
     (tmp_path / "wide.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "number.yaml").write_text(yaml.safe_dump(content | {"source": 5}))
+    (tmp_path / "source.yaml").write_text(yaml.safe_dump({"stage": "texture", "source": "chair.glb"}))
     lines = {"late": {"geometry": GEOMETRY}, "order": {"nerf": NERF, "texture": TEXTURE}, "none": {}}
     lines["name"] = {"render": NERF}
     for name, stages in lines.items():
@@ -185,6 +199,60 @@ def test_a_started_stage_keeps_its_source(nerf, geometry, run, capsys):
     assert launch.main(["--config", GEOMETRY, f"from={nerf}", "--resume", "last"]) == 0
     assert launch.main(["--config", GEOMETRY, PROMPT, "--resume", "last"]) == 0
     assert [call[2] for call in run.calls[-2:]] == [geometry, geometry]
+
+
+@pytest.mark.parametrize("name", ["chair.glb", "chair.GLTF", "my chair.obj", "chair.ply", "folder/chair.stl"])
+@pytest.mark.parametrize("config", [NERF, GEOMETRY, TEXTURE])
+def test_a_run_starts_from_a_mesh(config, name, run, capsys):
+    assert launch.main(["--config", config, f"from={name}", PROMPT, "from.up=z", "from.colors=false"]) == 0
+    config = run.calls[0][1]
+    assert config.source is None and config.starts_from_mesh
+    assert config.source_mesh.path == str(Path(name).absolute())
+    assert (config.source_mesh.up, config.source_mesh.front, config.source_mesh.colors) == ("z", None, False)
+    assert f"mesh     {Path(name).absolute()}" in capsys.readouterr().out
+
+
+def test_a_meshs_colours_take_the_settings_of_a_start_without_any(run):
+    run.behave = finish
+    assert launch.main(["--config", TEXTURE, "from=chair.glb", PROMPT]) == 0
+    painted = run.calls.pop()[1]
+    assert launch.main(["--config", GEOMETRY, "from=chair.glb", PROMPT]) == 0
+    _, geometry, folder, _ = run.calls.pop()
+    assert launch.main(["--config", TEXTURE, f"from={folder}"]) == 0  # only the shape has been refined
+    after_geometry = run.calls.pop()[1]
+    assert after_geometry.source_mesh == geometry.source_mesh and not after_geometry.starts_from_mesh
+    assert painted.noise.t_max[0] == after_geometry.noise.t_max[0] == [0, 0.98]
+    assert painted.iterations == after_geometry.iterations
+    usual = load_config(Path(TEXTURE), {}).config
+    assert usual.noise.t_max == [[0, 0.5]] and usual.iterations < painted.iterations
+
+
+def test_a_started_run_keeps_its_mesh(run, capsys):
+    folder = made(run, "--config", TEXTURE, "from=chair.glb", PROMPT)
+    assert launch.main(["--resume", str(folder), "from=./chair.glb"]) == 0
+    assert launch.main(["--resume", str(folder), "from=table.glb"]) == 2
+    assert "leave out from=" in capsys.readouterr().err
+    assert launch.main(["--resume", str(folder), "from.up=x"]) == 2
+    assert "source_mesh.up: None in the run, 'x' asked for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", [NERF, GEOMETRY, TEXTURE])
+def test_a_pipeline_from_a_mesh_begins_with_any_stage(first, run, tmp_path):
+    run.behave = finish
+    names = ["nerf", "geometry", "texture"]
+    names = names[[NERF, GEOMETRY, TEXTURE].index(first) :]
+    stages = {name: {"config": str(CONFIG_FOLDER / f"vsd-{name}.yaml")} for name in names}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    assert launch.main(["--config", "mine.yaml", "from=chair.glb", PROMPT]) == 0
+    configs = [config for _, config, _, _ in run.calls]
+    assert [config.stage for config in configs] == names
+    assert {config.source_mesh.path for config in configs} == {str(tmp_path / "chair.glb")}
+    assert [config.starts_from_mesh for config in configs] == [True, *[False] * (len(names) - 1)]
+    run.calls.clear()
+    last = next(tmp_path.glob("outputs/mine/*/*"))
+    (last / f"{len(names)}-texture/summary.json").unlink()
+    assert launch.main(["--resume", str(last)]) == 0
+    assert [config for _, config, _, _ in run.calls] == configs[-1:]
 
 
 def stages_run(run):
@@ -403,7 +471,9 @@ def test_a_stage_that_has_only_begun_has_nothing_to_export(run, tmp_path):
 
 @pytest.mark.parametrize("path", pipeline_files(), ids=lambda path: path.stem)
 def test_every_pipeline_loads_with_every_preset(path):
+    names = ["nerf", "geometry", "texture"]
+    mesh = {"source_mesh.path": "chair.glb", "prompt": "a red chair"} if path.stem == "refine" else {}
     for prior in ("mini", "sd21", "flux"):
-        loaded = pipeline.load_stages(pipeline.read_pipeline(path), {"prior": prior})
-        assert [each.config.stage for each in loaded] == ["nerf", "geometry", "texture"]
+        loaded = pipeline.load_stages(pipeline.read_pipeline(path), {"prior": prior, **mesh})
+        assert [each.config.stage for each in loaded] == names[bool(mesh) :]
         assert {each.prior.preset for each in loaded} == {prior}

@@ -25,8 +25,9 @@ from systems.geometry import GeometryParticles
 from systems.nerf import NeRFParticles
 from systems.scenes import restore
 from systems.stages import system_class
-from systems.texture import TextureParticles, random_points
-from tests.systems.tiny_runs import assert_same_state, load, tiny_config, with_output
+from systems.surface_points import random_points
+from systems.texture import TextureParticles
+from tests.systems.tiny_runs import assert_same_state, load, part, tiny_config, with_output
 
 SDS = GuidanceConfig(loss="sds", guidance_scale=20.0)
 
@@ -45,12 +46,6 @@ def runs(prior_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         train(config, folder)
         done[stage] = (config, folder / "checkpoints/last.ckpt")
     return done
-
-
-def part(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors below a prefix, named without it."""
-    state = load(checkpoint)["state_dict"]
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, bool]:

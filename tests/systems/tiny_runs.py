@@ -74,6 +74,12 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def part(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors below a prefix, named without it."""
+    state = load(checkpoint)["state_dict"]
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
 def assert_same_state(first: dict[str, Any], second: dict[str, Any]) -> None:
     """Scene, occupancy, estimator and both optimizers are equal to the last bit."""
     assert first["run"]["iteration"] == second["run"]["iteration"]
