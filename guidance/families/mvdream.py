@@ -170,9 +170,7 @@ def convert(
     cameras = [f"{CAMERA}{part}" for part in ("0.weight", "0.bias", "2.weight", "2.bias")]
     missing = [name for name in cameras if name not in own]
     if missing:
-        raise ValueError(
-            f"prior: {where} has no camera embedding ({', '.join(missing)}): it is no MVDream, or lacks a part; {REMEDY}"
-        )
+        raise ValueError(f"prior: {where} has no camera embedding ({', '.join(missing)}): it is no MVDream; {REMEDY}")
     # The names under which LDM has what diffusers calls a class embedding.
     renamed = {
         PREFIX + (f"label_emb.0.{name.removeprefix(CAMERA)}" if name.startswith(CAMERA) else name): value
