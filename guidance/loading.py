@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from files.checksums import verify_checksums
-from guidance.families import flux, multiview, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
+from guidance.families import flux, multiview, mvdream, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
 from guidance.families.registry import FAMILIES
 from guidance.prior import DiffusionPrior
 

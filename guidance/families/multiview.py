@@ -52,12 +52,7 @@ class MultiViewPrior(StableDiffusionPrior):
             place = Path(source) / index["base"]
         require_components(place, index, COMPONENTS)
         scheduler = load_variance_preserving(place, index)
-        unet = load_component(UNet2DConditionModel, place, "unet", device, torch_dtype=dtype)
-        if "base" in index:
-            with torch.device(device.type):
-                unet = multiview_unet(unet)
-            if device.type != "meta":
-                apply_difference(unet, Path(source))
+        unet = cls.load_unet(place, source, index, device, dtype)
         if unet.config.class_embed_type != "projection":
             raise ValueError(
                 f"prior: the UNet of {str(source)!r} has no camera embedding (class_embed_type is "
@@ -76,6 +71,19 @@ class MultiViewPrior(StableDiffusionPrior):
         prior.views_together = views
         join_views(unet, views, AttnProcessor() if device.type == "cpu" else AttnProcessor2_0())
         return prior
+
+    @classmethod
+    def load_unet(
+        cls, place: Path | str, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
+    ) -> UNet2DConditionModel:
+        """The UNet in ``place``, with the weights of ``source`` where the index names a base."""
+        unet = load_component(UNet2DConditionModel, place, "unet", device, torch_dtype=dtype)
+        if "base" in index:
+            with torch.device(device.type):
+                unet = multiview_unet(unet)
+            if device.type != "meta":
+                apply_difference(unet, Path(source))
+        return unet
 
     def describe(self) -> str:
         return f"{super().describe()}, {self.views_together} views of an object together"

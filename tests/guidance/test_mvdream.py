@@ -1,0 +1,191 @@
+"""MVDream's weights as its authors name them, read and converted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+
+from guidance import convert_mvdream
+from guidance.families.mvdream import port_config
+from guidance.loading import load_prior, outline_prior, views_together
+from tests.tiny_priors import TEXT_WIDTH, save_tiny_stable_diffusion
+
+LAYERS = 1
+# As the port's config.json has them; two levels, of which the first has attention.
+SETTINGS = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "channel_mult": [1, 2],
+    "num_res_blocks": LAYERS,
+    "attention_resolutions": [1],
+    "num_head_channels": 16,
+    "context_dim": TEXT_WIDTH,
+    "camera_dim": 16,
+    "transformer_depth": 1,
+}
+PARTS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+WHOLE = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "class_embedding.linear_1": "camera_embed.0",
+    "class_embedding.linear_2": "camera_embed.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+
+
+def authors_name(name: str) -> str:
+    """The published name of a weight that diffusers names otherwise."""
+    stem = next((own for own in WHOLE if name.startswith(own + ".")), None)
+    if stem is not None:
+        name = WHOLE[stem] + name.removeprefix(stem)
+    else:
+        kind, block, part, index, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name).groups()
+        first, layer = int(block) * (LAYERS + 1), int(index)
+        if part == "downsamplers":
+            return f"input_blocks.{first + LAYERS + 1}.0.op.{rest.removeprefix('conv.')}"
+        if part == "upsamplers":  # of the first up block, which has no attention
+            return f"output_blocks.{first + LAYERS}.1.{rest}"
+        place = {"resnets": 0, "attentions": 1}[part]
+        blocks = f"input_blocks.{first + layer + 1}" if kind == "down" else f"output_blocks.{first + layer}"
+        name = f"{blocks}.{place}.{rest}"
+    if ".transformer_blocks." not in name:
+        for own, published in PARTS.items():
+            name = name.replace(f".{own}.", f".{published}.")
+    return name
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory) -> Path:
+    """``base``, the port's folder ``port``, the authors' file ``mvdream.pt``, and ``unet`` as diffusers saves it."""
+    top = tmp_path_factory.mktemp("mvdream")
+    save_tiny_stable_diffusion(top / "base")
+    shutil.copytree(top / "base", top / "port")
+    (top / "port/unet/config.json").write_text(json.dumps(SETTINGS | {"_class_name": "MultiViewUNetModel"}))
+    config = port_config(top / "port")
+    torch.manual_seed(5)
+    unet = UNet2DConditionModel.from_config(config)
+    unet.save_pretrained(top / "unet")
+    published = {authors_name(name): value for name, value in unet.state_dict().items()}
+    save_file(published, top / "port/unet/diffusion_pytorch_model.safetensors")
+    index = json.loads((top / "base/model_index.json").read_text())
+    (top / "port/model_index.json").write_text(json.dumps(index | {"_class_name": "MVDreamPipeline"}))
+    whole = {f"model.diffusion_model.{name}": value for name, value in published.items()}
+    torch.save(whole | {"cond_stage_model.logit_scale": torch.ones(())}, top / "mvdream.pt")
+    shutil.rmtree(top / "base/unet")
+    single = config | {"class_embed_type": None, "projection_class_embeddings_input_dim": None, "sample_size": 64}
+    UNet2DConditionModel.from_config(single).save_pretrained(top / "base/unet")
+    return top
+
+
+@torch.no_grad()
+def assert_same_network(found: UNet2DConditionModel, top: Path) -> None:
+    """Of one view; that the views see each other is tested in test_multiview.py."""
+    expected = UNet2DConditionModel.from_pretrained(top / "unet")
+    x, t, text, camera = (
+        torch.randn(4, 4, 8, 8),
+        torch.tensor([7] * 4),
+        torch.randn(4, 5, TEXT_WIDTH),
+        torch.randn(4, 16),
+    )
+    plain = UNet2DConditionModel.from_config(found.config)
+    plain.load_state_dict(found.state_dict())
+    wanted = expected(x, t, text, class_labels=camera).sample
+    torch.testing.assert_close(plain(x, t, text, class_labels=camera).sample, wanted)
+    assert not torch.allclose(plain(x, t, text, class_labels=-camera).sample, wanted, atol=1e-4)
+
+
+def test_a_folder_of_the_port_is_a_prior(top):
+    prior = load_prior(top / "port")
+    assert views_together(top / "port") == prior.views_together == 4
+    assert prior.latent_shape == (4, 32, 32)
+    assert_same_network(prior.network, top)
+    assert outline_prior(top / "port").device.type == "meta"
+
+
+@pytest.mark.parametrize("source", ["mvdream.pt", "port"])
+def test_conversion(top, tmp_path, source, capsys):
+    out = tmp_path / "out"
+    arguments = [str(top / source), str(out), "--base", str(top / "base"), "--precision", "fp32"]
+    assert convert_mvdream.main(arguments) == 0
+    prior = load_prior(out)
+    assert prior.views_together == 4 and prior.prediction_type == "epsilon" and prior.latent_shape == (4, 32, 32)
+    assert_same_network(prior.network, top)
+    assert convert_mvdream.main(arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_mvdreams_own_size(tmp_path):
+    """The network whose sizes a port's config.json leaves out is SD 2.1's with a camera embedding."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/config.json").write_text("{}")
+    config = port_config(tmp_path)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    embedding = 16 * 1280 + 1280 + 1280 * 1280 + 1280
+    assert sum(value.numel() for value in unet.parameters()) == 865_910_724 + embedding  # as published for SD 2.1
+    assert config["attention_head_dim"] == [5, 10, 20, 20]
+
+
+def test_wrong_files_are_errors_and_write_nothing(top, tmp_path):
+    weights = torch.load(top / "mvdream.pt")
+    of_camera = {name: value for name, value in weights.items() if "camera_embed" in name}
+    last = "model.diffusion_model.out.2.weight"
+    cases = {
+        "has no camera embedding": {name: value for name, value in weights.items() if name not in of_camera},
+        "is an ImageDream": weights | {"model.diffusion_model.image_embed.proj.weight": torch.ones(2)},
+        "1 missing, such as conv_out.weight": {name: value for name, value in weights.items() if name != last},
+        "1 unknown or of another shape, such as conv_out.weight": weights | {last: torch.ones(4, 3, 3, 3)},
+        "of which are known": weights | {"model.diffusion_model.extra.weight": torch.ones(2)},
+        "holds no table of weights": {"epoch": 3},
+    }
+    for number, (message, held) in enumerate(cases.items()):
+        torch.save(held, tmp_path / f"{number}.pt")
+        with pytest.raises(ValueError, match=message):
+            convert_mvdream.convert_mvdream(tmp_path / f"{number}.pt", tmp_path / "out", str(top / "base"))
+    whole = (top / "mvdream.pt").read_bytes()
+    (tmp_path / "short.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="truncated or no file of weights"):
+        convert_mvdream.convert_mvdream(tmp_path / "short.pt", tmp_path / "out", str(top / "base"))
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        convert_mvdream.convert_mvdream(tmp_path / "none.pt", tmp_path / "out", str(top / "base"))
+    with pytest.raises(ValueError, match="not a port of MVDream"):
+        convert_mvdream.convert_mvdream(top / "base", tmp_path / "out", str(top / "base"))
+    with pytest.raises(ValueError, match="is a MVDreamPipeline; give the"):
+        convert_mvdream.convert_mvdream(top / "mvdream.pt", tmp_path / "out", str(top / "port"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_port_is_an_error(top, tmp_path):
+    port = tmp_path / "port"
+    shutil.copytree(top / "port", port)
+    file = port / "unet/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated or no file of weights"):
+        load_prior(port)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has none of diffusion_pytorch_model\.safetensors"):
+        load_prior(port)
+    (port / "unet/config.json").write_text(json.dumps(SETTINGS | {"ip_dim": 16}))
+    with pytest.raises(ValueError, match="is an ImageDream"):  # told from the settings: no weights are there
+        views_together(port)
