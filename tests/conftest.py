@@ -8,6 +8,8 @@ Shapes and types in annotations are checked at every call (jaxtyping with bearty
 """
 
 import os
+import signal
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -84,3 +86,11 @@ def browser(tmp_path_factory):
     browser = Browser(program, tmp_path_factory.mktemp("browser") / "profile")
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def hearing_hangups() -> Iterator[None]:
+    """SIGHUP isn't ignored, as it is where the tests run under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

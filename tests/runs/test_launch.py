@@ -331,7 +331,7 @@ def test_ctrl_c_says_how_to_resume(stop, saved, run, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_outside_of_training_acts_like_ctrl_c(number, run, capsys):
+def test_a_signal_outside_of_training_acts_like_ctrl_c(number, run, capsys, hearing_hangups):
     before = signal.getsignal(number)
 
     def behave(config, folder):

@@ -158,7 +158,9 @@ def test_renders_of_a_checkpoint_equal_those_of_the_system(finished: Path, two) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(config, tmp_path, monkeypatch, number) -> None:
+def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(
+    config, tmp_path, monkeypatch, number, hearing_hangups
+) -> None:
     build_trainer, handler = run.build_trainer, signal.getsignal(number)
 
     class Interrupt(Callback):
