@@ -17,9 +17,10 @@ An ``AssertionError``, a ``TypeError`` or a ``RuntimeError`` is always a bug.
 from __future__ import annotations
 
 import difflib
-import errno
 import traceback
 from collections.abc import Iterable
+
+from files.disk import DISK_ERRORS
 
 PROJECT = (
     "configs",
@@ -35,7 +36,6 @@ PROJECT = (
     "systems",
 )
 MISTAKES = (ValueError, OSError, ImportError)  # the types that a mistake may have
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOOPS = ("lightning.pytorch.loops", "pytorch_lightning.loops")  # checkpoints are restored before these run
 
 

@@ -55,17 +55,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name beside the file, then renames: a file of that name is always whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        try:
-            with whole_file(path) as unfinished, open(unfinished, "wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())  # whole before it gets its name, also where the power fails
-        except (OSError, RuntimeError) as error:
-            # Where the disk is full, torch's zip writer may raise an error of its own over the stream's.
-            disk = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(disk, OSError):
-                raise
-            raise OSError(disk.errno, disk.strerror, str(path)) from error
+        # Into a stream: where PyTorch opens the file itself, the error of a full disk doesn't say what it is.
+        with whole_file(path) as unfinished, open(unfinished, "wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())  # whole before it gets its name, also where the power fails
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Images are BHWC in [0, 1], as the renderers give them.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> N
 
     Raises:
         ValueError: an odd height or width, which yuv420p cannot hold.
+        OSError: the disk is full.
     """
     import imageio.v2 as imageio
 
@@ -72,6 +75,20 @@ def write_video(path: Path, frames: Float[Tensor, "frames height width 3"]) -> N
         settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "quality": 8, "macro_block_size": 2}
         # The unfinished name does not say that it is an mp4.
         as_mp4: dict[str, Any] = {"format": ".mp4", "output_params": ["-f", "mp4"]}
-        with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND, **settings, **as_mp4) as writer:
+        # Where ffmpeg runs out of space it says so on stderr only, or closes the pipe.
+        film = imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND, **settings, **as_mp4)
+        with contextlib.suppress(OSError), film as writer:
             for frame in frames:
                 writer.append_data(as_bytes(frame))  # type: ignore[attr-defined]  # of ffmpeg's writer
+        if frame_count(unfinished) != len(frames):
+            raise OSError(errno.ENOSPC, "ffmpeg could not write the whole film, as on a full disk")
+
+
+def frame_count(path: Path) -> int:
+    """How many frames a film has; 0 of one that cannot be read."""
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        return count_frames_and_secs(str(path))[0]
+    except (OSError, RuntimeError):  # no such file; not a film
+        return 0

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from files.disk import DISK_ERRORS
 from files.whole_files import whole_file
 
 
@@ -34,3 +35,21 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path) -> None:
     with whole_file(tmp_path / "a.json") as unfinished:
         unfinished.write_text("new")
     assert (tmp_path / "a.json").read_text() == "new" and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("number", DISK_ERRORS)
+def test_a_full_disk_is_named_whatever_a_library_makes_of_it(tmp_path, number: int) -> None:
+    with pytest.raises(OSError) as caught, whole_file(tmp_path / "a.ckpt"):
+        try:
+            raise OSError(number, "as the system says")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904  (as PyTorch's zip writer)
+    assert caught.value.errno == number and caught.value.filename == str(tmp_path / "a.ckpt")
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_error_stays_what_it_is(tmp_path) -> None:
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError) as caught, whole_file(tmp_path / "a.json"):
+        raise error
+    assert caught.value is error

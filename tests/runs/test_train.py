@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gc
 import hashlib
 import json
@@ -327,3 +328,15 @@ def test_ranks_agree_on_the_folder(tmp_path, monkeypatch) -> None:
 def test_odd_films_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="15x16 pixels must be even"):
         write_video(tmp_path / "a.mp4", torch.zeros(2, 16, 15, 3))
+
+
+@pytest.mark.parametrize("frames", [2, 60])
+def test_a_film_on_a_full_disk_is_an_error_of_the_disk_and_leaves_the_old_one(tmp_path, frames: int) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, torch.zeros(4, 16, 16, 3))
+    before = path.read_bytes()
+    (tmp_path / "a.mp4.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="could not write the whole film") as caught:
+        write_video(path, torch.rand(frames, 64, 64, 3))
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.mp4"]
