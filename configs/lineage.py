@@ -16,6 +16,7 @@ from configs.fields import flatten, nested, run_policies
 from configs.schema import STAGES, RunConfig, earlier_stages
 from configs.sources import CUSTOM_PRESET, PriorChoice, Source
 from settings.fields import Inherit
+from settings.quoting import quoted
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def check_values(stage: str, values: dict[str, Any], earlier: RunConfig, place: 
     """Raise a ConfigError where values, by full key, disagree with the run that a stage goes on from."""
     fixed = fixed_values(stage, earlier)
     wrong = [
-        f"{key}: {_plain(values[key])!r} here, {_plain(value)!r} in the run"
+        f"{key}: {quoted(_plain(values[key]))} here, {quoted(_plain(value))} in the run"
         for key, value in fixed.items()
         if _plain(values[key]) != _plain(value)
     ]

@@ -11,6 +11,7 @@ from configs.fields import choices, field_types, flatten, kind_name, leaves, tak
 from configs.schema import RunConfig
 from configs.sources import Source
 from settings.fields import Conflict
+from settings.quoting import quoted
 
 
 def is_of_field(problem: dict[str, Any]) -> bool:
@@ -38,7 +39,7 @@ def explain(problem: dict[str, Any], sources: list[Source]) -> str:
     if is_of_field(problem):
         value, where = set_in.get(key, (problem["input"], "the schema"))
         reason = str(own) if isinstance(own, ValueError) else f"must be {kind_name(type_of(key, where))}"
-        return f"{key}: {value!r} in {where}: {reason}{_remedy(key, value)}"
+        return f"{key}: {quoted(value)} in {where}: {reason}{_remedy(key, value)}"
     prefix = f"{key}." if key else ""
     if not isinstance(own, Conflict):
         return f"{prefix}{own}"

@@ -43,7 +43,7 @@ STAGES: dict[str, str | None] = {
     "image": None,  # a picture
 }
 
-ExportFormat = Literal["glb", "obj", "ply", "html"]
+ExportFormat = Literal["glb", "obj", "ply", "stl", "html"]
 AUTO_FACES = 20_000  # of a model, at most, where export.faces is auto
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
@@ -195,7 +195,9 @@ class AppearanceConfig:
 class ExportConfig:
     """The models that a finished run and ``--mode export`` write."""
 
-    formats: tuple[ExportFormat, ...] = EXPORT_FORMATS  # obj has MTL and PNG, ply vertex colours, html a viewer
+    # obj has MTL and PNG, ply vertex colours, stl the shape alone, html a viewer.
+    formats: tuple[ExportFormat, ...] = ("glb", "obj", "ply", "html")
+    unlit: bool = False  # the GLB's colours are those of the film in any viewer, whatever its light is
     texture_size: Annotated[Whole, Field(ge=16, le=16384)] = 1024  # texels along a side
     # Surfaces with more faces are simplified to about this many; null: they stay as they are. auto: 20,000, but a mesh
     # of the user's that the stage texture painted stays as it is.

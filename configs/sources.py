@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import ConfigError, allowed
 from models.placement import is_mesh_name
+from settings.quoting import quoted
 
 CONFIG_FOLDER = Path(__file__).parent
 PRESET_FOLDER = CONFIG_FOLDER / "prior"
@@ -181,12 +182,12 @@ def choose_prior(choice: object) -> PriorChoice:
     if isinstance(choice, str) and choice:
         folder = Path(os.path.expanduser(choice))  # pathlib's raises where ~name is nobody's home
         preset = presets_by_model().get(str(folder), CUSTOM_PRESET)
-        if folder.is_dir():
+        if os.path.isdir(folder):  # Path.is_dir raises where the name is too long
             return PriorChoice(preset, str(folder.resolve()))
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", choice):
             return PriorChoice(preset, choice)
     raise ConfigError(
-        f"prior: {choice!r} is no preset, no folder and no hub id (owner/name); {allowed(str(choice), presets)}, "
+        f"prior: {quoted(choice)} is no preset, no folder and no hub id (owner/name); {allowed(str(choice), presets)}, "
         "or a path"
     )
 
@@ -254,14 +255,16 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
         key, equals, value = argument.partition("=")
         if not equals or not _KEY.fullmatch(key):
             raise ConfigError(
-                f'command line: {argument!r} is not of the form key=value, such as prompt="a red mug" '
+                f'command line: {quoted(argument)} is not of the form key=value, such as prompt="a red mug" '
                 "or render.size=64; put quotes around a value with spaces"
             )
         if key == "from" and is_mesh_name(value):
             key, value = MESH, str(Path(value).expanduser().absolute())
         key = ALIASES.get(key, key)
         if key in overrides:
-            raise ConfigError(f"command line: {key} is given twice, as {overrides[key]!r} and {value!r}; keep one")
+            raise ConfigError(
+                f"command line: {key} is given twice, as {quoted(overrides[key])} and {quoted(value)}; keep one"
+            )
         overrides[key] = value
     return overrides
 

@@ -24,7 +24,9 @@ from torch import Tensor
 from guidance.config import DebiasingConfig
 from guidance.weights import load_whole
 from renderers.config import VIEW_WORDS
+from settings.quoting import quoted
 
+MOST_WORDS = 30  # that a message lists
 SENTENCE = "This image is depicting a {mask} view of {prompt}"
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,8 @@ def contradicting_words(prompt: str, config: DebiasingConfig) -> dict[str, tuple
         absent = [word for word in getattr(config, name) if without_words(prompt, (word,)) == prompt]
         if absent:
             raise ValueError(
-                f"text.debiasing.{name}: {', '.join(map(repr, absent))} not in the prompt {prompt!r}; "
-                f"its words are {', '.join(words_of(prompt))}"
+                f"text.debiasing.{name}: {', '.join(map(repr, absent))} not in the prompt {quoted(prompt)}; "
+                f"its words are {', '.join(words_of(prompt)[:MOST_WORDS])}"
             )
     found: dict[str, tuple[str, ...]] = {}
     if config.model is not None:

@@ -19,10 +19,16 @@ from torch.nn import functional as F
 from models.mesh import Mesh, TexturedMesh
 
 MATERIAL = "surface"
+UNLIT = "KHR_materials_unlit"
 
 
-def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
-    """Binary glTF 2.0 with a matte PBR material, its base-colour texture, and normals."""
+def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0, unlit: bool = False) -> bytes:
+    """Binary glTF 2.0 with a matte PBR material, its base-colour texture, and normals.
+
+    Args:
+        unlit: viewers show the texture's colours as they are (KHR_materials_unlit), without any light; those that
+            don't know the extension show the matte material.
+    """
     import trimesh
     from PIL import Image
     from trimesh.visual.material import PBRMaterial
@@ -44,7 +50,15 @@ def textured_glb(mesh: TexturedMesh, meters_per_unit: float = 1.0) -> bytes:
         process=False,  # merging vertices would separate normals and coordinates from them
     )
     scene = trimesh.Scene({"object": shape})
-    return bytes(scene.export(file_type="glb", include_normals=True))
+    change = _mark_unlit if unlit else None
+    return bytes(scene.export(file_type="glb", include_normals=True, tree_postprocessor=change))
+
+
+def _mark_unlit(tree: dict[str, Any]) -> None:
+    """Add the extension to a glTF's materials."""
+    tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), UNLIT]
+    for material in tree["materials"]:
+        material.setdefault("extensions", {})[UNLIT] = {}
 
 
 def textured_obj(stem: str, mesh: TexturedMesh, meters_per_unit: float = 1.0) -> dict[str, bytes]:
@@ -84,6 +98,15 @@ def colored_ply(mesh: Mesh, meters_per_unit: float = 1.0) -> bytes:
     vertices = (mesh.vertices * _checked(meters_per_unit)).numpy()
     shape = trimesh.Trimesh(vertices, mesh.faces.numpy(), vertex_colors=colors, process=False)
     content: Any = shape.export(file_type="ply")
+    return content
+
+
+def plain_stl(mesh: Mesh, meters_per_unit: float = 1.0) -> bytes:
+    """Binary STL, as programs for 3D printing read it: the shape without colours."""
+    import trimesh
+
+    vertices = (mesh.vertices * _checked(meters_per_unit)).numpy()
+    content: Any = trimesh.Trimesh(vertices, mesh.faces.numpy(), process=False).export(file_type="stl")
     return content
 
 

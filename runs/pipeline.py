@@ -25,6 +25,7 @@ from configs.sources import STAGES_KEY, Source, read_yaml
 from runs.checkpoint_files import has_moved, is_finished, newest_checkpoint
 from runs.folder import create_run_folder, stage_folders, write_config
 from runs.resume import check_changes
+from settings.quoting import quoted
 from systems.layout import CONFIG_FILE, newest_path
 
 
@@ -189,7 +190,7 @@ def check_finished(name: str, top: Path, overrides: dict[str, str], saved: RunCo
     for key in before:
         if before[key] != after[key] and not key.startswith(("logger", "trainer.")):
             raise ConfigError(
-                f"{key}: the stage {name!r} of {top} is finished with {before[key]!r}; "
+                f"{key}: the stage {name!r} of {top} is finished with {quoted(before[key])}; "
                 f"name the stage that is meant: STAGE.{key}={after[key]}"
             )
 

@@ -15,6 +15,7 @@ from models.placement import SUFFIXES, is_mesh_name
 from runs.checkpoint_files import checkpoints, find_checkpoint, was_only_begun
 from runs.folder import last_start, prompt_folder, stage_folders
 from settings.fields import Change
+from settings.quoting import quoted
 from systems.layout import CHECKPOINTS, CONFIG_FILE
 
 LAST = "last"  # --resume last
@@ -129,7 +130,7 @@ def differences(saved: RunConfig, wanted: RunConfig, by: Change) -> list[str]:
     """A line for each field that differs, but for those that ``by`` may change."""
     before, after = flatten(saved), flatten(wanted)
     return [
-        f"{key}: {before[key]!r} in the run, {after[key]!r} asked for"
+        f"{key}: {quoted(before[key])} in the run, {quoted(after[key])} asked for"
         for key, policy in run_policies().items()
         if before[key] != after[key] and not policy.may_change(by)
     ]

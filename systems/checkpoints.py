@@ -24,6 +24,7 @@ from configs.retired import without_retired
 from configs.schema import RunConfig
 from files.whole_files import whole_file
 from models.stored_mesh import SizedByState
+from settings.quoting import quoted
 from systems.versions import versions
 
 FORMAT = 1  # of the key ``run`` and of the state dict's names
@@ -115,7 +116,9 @@ def check_same_run(path: str | Path, metadata: RunMetadata, config: RunConfig) -
         # An older configuration may lack a whole section.
         if policy.state and _field(theirs, key.partition(".")[0]) is not None
     ]
-    lines = [f"{key} is {there!r} there and {here!r} here" for key, there, here in compared if there != here]
+    lines = [
+        f"{key} is {quoted(there)} there and {quoted(here)} here" for key, there, here in compared if there != here
+    ]
     if lines:
         raise ValueError(
             f"checkpoint: {str(path)!r} is of another configuration: {'; '.join(lines)}; "

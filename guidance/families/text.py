@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5TokenizerFast
 
 from guidance.families.components import load_component
+from settings.quoting import quoted
 
 PARTS = "prompt, text.negative, text.view_template or guidance.nfsd.low_quality"  # of what is encoded
 
@@ -78,7 +79,7 @@ def tokenize(
     for prompt in prompts:
         unknown = _unknown_characters(tokenizer, prompt)
         if unknown:
-            message = f"prompt: the model's tokenizer does not know {' '.join(unknown)} in {prompt!r}"
+            message = f"prompt: the model's tokenizer does not know {' '.join(unknown)} in {quoted(prompt)}"
             if is_alone:
                 raise ValueError(f"{message}, and would read them all alike; {PARTS} must do without them")
             warnings.warn(f"{message}; another of its text encoders reads them", stacklevel=2)
@@ -87,7 +88,7 @@ def tokenize(
             name = "T5" if isinstance(tokenizer, T5TokenizerFast) else "CLIP"
             although = "" if t5_limit is None else f", and sets the limit, although its T5 takes {t5_limit}"
             raise ValueError(
-                f"prompt: {prompt!r} takes {length} tokens, the model's {name} text encoder takes {limit} "
+                f"prompt: {quoted(prompt)} takes {length} tokens, the model's {name} text encoder takes {limit} "
                 f"(marks of start and end included){although}; shorten what it comes from: {PARTS}"
             )
     return tokenizer(prompts, padding="max_length", max_length=limit, return_tensors="pt").input_ids

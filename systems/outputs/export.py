@@ -1,7 +1,8 @@
-"""The models that leave the program: a surface as GLB, OBJ, PLY and a page to look at.
+"""The models that leave the program: a surface as GLB, OBJ, PLY, STL and a page to look at.
 
 Every stage gives a `Surface`; here it is simplified and baked. GLB, OBJ and the page show one texture. PLY has
-colours at the vertices of the same, uncut mesh.
+colours at the vertices of the same, uncut mesh, and STL that mesh without colours. Up and front follow each format's
+convention (`models/placement.py`): up is z in STL, and y in the others.
 
 The object of a user's mesh returns to its file's place, axes and scale; the page alone shows it in the middle. What
 the stage texture painted on such a mesh is the mesh itself, triangle by triangle (`own_mesh_files`).
@@ -25,11 +26,14 @@ from models.mesh import Mesh, Surface, TexturedMesh
 from models.mesh_file import MeshFile
 from models.mesh_geometry import remove_floaters
 from models.mesh_repair import without_cavities
-from models.placement import Origin, Placement
+from models.placement import Origin, Placement, between_formats
 from renderers.mesh_file_baking import bake_mesh_file, in_format, textured
 from renderers.texture_baking import Atlas, Color, bake, simplify
-from renderers.textured_export import colored_ply, textured_glb, textured_obj
+from renderers.textured_export import colored_ply, plain_stl, textured_glb, textured_obj
 from renderers.web_viewer import viewer_page
+
+SCENE_SUFFIX = ".glb"  # a format whose axes are the scene's
+WITHOUT_TEXTURE = {"ply", "stl"}
 
 
 @torch.no_grad()
@@ -66,9 +70,9 @@ def model_files(
     baking = config.baking()
     vertices, faces = simplify(surface.vertices.float().cpu(), surface.faces.cpu(), baking.max_faces)
     colored = textured = None
-    if "ply" in config.formats:
+    if set(config.formats) & WITHOUT_TEXTURE:
         colored = Mesh(vertices, faces, in_chunks(surface.color, vertices, device).clamp(0, 1))
-    if set(config.formats) - {"ply"}:
+    if set(config.formats) - WITHOUT_TEXTURE:
         textured = bake(vertices.to(device), faces.to(device), surface.color, replace(baking, max_faces=0))
     return _files(config, stem, title, ModelInScene(colored, textured, origin))
 
@@ -109,12 +113,12 @@ class ModelInScene:
     origin: Origin | None  # None: files have the scene's axes and place
 
     def colored(self, suffix: str) -> Mesh:
-        assert self.of_vertices is not None, "a PLY is asked for"
+        assert self.of_vertices is not None, "a PLY or STL is asked for"
         return replace(self.of_vertices, vertices=self._points(self.of_vertices.vertices, suffix))
 
     def textured(self, suffix: str | None) -> TexturedMesh:
         mesh = self.with_texture
-        assert mesh is not None, "another file than a PLY is asked for"
+        assert mesh is not None, "a file with a texture is asked for"
         if self.origin is None or suffix is None:
             return mesh
         normals = torch.from_numpy(self.origin.directions(mesh.normals.double().numpy(), suffix)).float()
@@ -122,7 +126,8 @@ class ModelInScene:
 
     def _points(self, points: Tensor, suffix: str) -> Tensor:
         if self.origin is None:
-            return points
+            rotation = torch.from_numpy(between_formats(SCENE_SUFFIX, suffix)).to(points)
+            return points @ rotation.T
         return torch.from_numpy(self.origin.points(points.double().numpy(), suffix)).float()
 
 
@@ -156,9 +161,11 @@ def _files(config: ExportConfig, stem: str, title: str, model: Model) -> dict[st
     if "ply" in config.formats:
         files[f"{stem}.ply"] = colored_ply(model.colored(".ply"), unit)
     if "glb" in config.formats:
-        files[f"{stem}.glb"] = textured_glb(model.textured(".glb"), unit)
+        files[f"{stem}.glb"] = textured_glb(model.textured(".glb"), unit, config.unlit)
     if "obj" in config.formats:
         files |= textured_obj(stem, model.textured(".obj"), unit)
+    if "stl" in config.formats:
+        files[f"{stem}.stl"] = plain_stl(model.colored(".stl"), unit)
     if "html" in config.formats:
         # In the middle of the page, wherever the file's object stands.
         files[f"{stem}.html"] = viewer_page(textured_glb(model.textured(None), unit), title).encode()

@@ -206,8 +206,17 @@ def test_ply_holds_vertex_colours(tmp_path):
     torch.testing.assert_close(got, colored.colors, atol=0.003, rtol=0)
 
 
-def test_the_validator_finds_nothing(tmp_path, validator):
-    write_glb(tmp_path / "a.glb", textured())
+def test_an_unlit_model_differs_in_its_material_alone():
+    lit, unlit = (pygltflib.GLTF2().load_from_bytes(textured_glb(textured(), unlit=unlit)) for unlit in (False, True))
+    assert not lit.extensionsUsed and not lit.materials[0].extensions
+    assert unlit.extensionsUsed == ["KHR_materials_unlit"] and not unlit.extensionsRequired
+    assert unlit.materials[0].extensions == {"KHR_materials_unlit": {}}
+    assert unlit.binary_blob() == lit.binary_blob() and unlit.accessors == lit.accessors
+
+
+@pytest.mark.parametrize("unlit", [False, True])
+def test_the_validator_finds_nothing(unlit, tmp_path, validator):
+    (tmp_path / "a.glb").write_bytes(textured_glb(textured(), unlit=unlit))
     report = validator(tmp_path / "a.glb")
     assert (report.errors, report.warnings) == (0, 0), report.messages
 

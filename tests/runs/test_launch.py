@@ -461,6 +461,7 @@ OTHER_VALUES = {
     "collapse.enabled": "false",
     "regularizers.transmittance_target": "[[0, 0.3]]",
     "export.formats": "[ply]",
+    "export.unlit": "true",
     "export.texture_size": "64",
     "export.floater_share": "0.5",
     "appearance.keep_uv": "false",

@@ -148,9 +148,9 @@ MISTAKES = {
         "source_mesh.up: 'w' in the command line: must be one of",
     ),
     "formats": (
-        [NERF, "export.formats=[glb,stl]"],
-        "export.formats: ['glb', 'stl'] in the command line: must be a list",
-        "one of glb, obj, ply, html",
+        [NERF, "export.formats=[glb,fbx]"],
+        "export.formats: ['glb', 'fbx'] in the command line: must be a list",
+        "one of glb, obj, ply, stl, html",
     ),
     "faces": (
         [NERF, "export.faces=2"],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import assimp_py
+import numpy as np
 import pygltflib
 import pytest
 import torch
@@ -174,6 +175,16 @@ def test_every_format_opens_from_every_stage(stage, runs, tmp_path) -> None:
         assert 20 < len(shape.faces) < 200 and 0.1 < abs(shape.vertices).max() <= 0.5
         if path.suffix == ".glb":
             assert shape.visual.material.baseColorTexture.size == (32, 32)
+
+
+def test_an_stl_stands_upright_for_a_printer_and_has_the_shape_of_the_ply(runs, tmp_path) -> None:
+    config, checkpoint = runs["geometry"]
+    config = replace(config, source="gone", export=replace(config.export, formats=("stl", "ply")))
+    assert len(export(config, tmp_path, checkpoint)) == 4
+    stl, ply = (trimesh.load(tmp_path / f"mesh-0.{ending}", force="mesh") for ending in ("stl", "ply"))
+    x, y, z = ply.vertices[ply.faces].reshape(-1, 3).T
+    np.testing.assert_allclose(stl.vertices[stl.faces].reshape(-1, 3), np.stack([x, -z, y], axis=1), atol=1e-6)
+    assert stl.volume == pytest.approx(ply.volume, rel=1e-4) and stl.volume > 0
 
 
 def test_films_and_figures_of_a_checkpoint(runs, tmp_path) -> None:
