@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from transformers import CLIPTokenizer
 
 MAX_TOKENS = 16  # start, up to 14 words and marks, end; the longest caption takes 13
@@ -27,4 +31,8 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
             pieces[-2:] = ["".join(pair)]
     special = ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*tokens, *special]))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+    with TemporaryDirectory() as folder:  # all versions of transformers read files, only 5 takes the tables themselves
+        vocab, lines = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocab.write_text(json.dumps(vocabulary), encoding="utf-8")
+        lines.write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n", encoding="utf-8")
+        return CLIPTokenizer(str(vocab), str(lines), model_max_length=MAX_TOKENS)
