@@ -3,7 +3,7 @@
     python -m guidance.convert_mvdream sd-v2.1-base-4view.pt outputs/priors/mvdream
 
 Only the UNet is MVDream's; autoencoder, text encoder, tokenizer and scheduler are those of ``--base``, the model that
-it was trained from. All is checked before the large files are read or written.
+it was trained from. The names and shapes of all weights are compared before anything large is fetched or written.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from huggingface_hub import snapshot_download
 
-from guidance.families.components import require_components
+from guidance.families.components import read_object, require_components
 from guidance.families.multiview import CAMERA_WIDTH
 from guidance.families.mvdream import LATENT_SIZE, MVDreamPrior, convert, port_weights, read_weights
 from guidance.families.stable_diffusion import COMPONENTS
-from guidance.loading import INDEX_FILE, WORKING_ID, find_index, read_index
+from guidance.loading import INDEX_FILE, WORKING_ID, find_index
 from priors.multiview_network import VIEWS
 
 
@@ -41,24 +41,24 @@ def convert_mvdream(source: Path, out: Path, base: str = WORKING_ID, dtype: torc
         raise FileExistsError(f"OUT: {out} is there already; give another folder, or remove it")
     path = source
     if source.is_dir():
-        pipeline = read_index(find_index(source)).get("_class_name")
+        pipeline = read_object(find_index(source)).get("_class_name")
         if pipeline != "MVDreamPipeline":
             raise ValueError(f"SOURCE: {source} is a {pipeline}, not a port of MVDream (MVDreamPipeline); give another")
         MVDreamPrior.views_of(source, {})
         path = port_weights(source)
     weights = read_weights(path)
-    index = read_index(find_index(base))
+    index = read_object(find_index(base))
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise ValueError(
             f"--base: {base!r} is a {index.get('_class_name')}; give the Stable Diffusion 2.1 base that MVDream was "
             f"trained from, such as {WORKING_ID!r}"
         )
     folder = Path(base).expanduser()
-    if not folder.is_dir():
-        parts = ("model_index.json", "scheduler/*", "tokenizer/*", "unet/config.json")
-        safe = [f"{name}/*{end}" for name in ("vae", "text_encoder") for end in ("config.json", "model.safetensors")]
-        folder = Path(snapshot_download(base, allow_patterns=[*parts, *safe]))
-    require_components(folder, index, COMPONENTS)
+    is_local = folder.is_dir()
+    if is_local:
+        require_components(folder, index, COMPONENTS)
+    else:
+        folder = Path(snapshot_download(base, allow_patterns=["unet/config.json"]))
     config = dict(UNet2DConditionModel.load_config(folder, subfolder="unet"))
     config |= {
         "sample_size": LATENT_SIZE,
@@ -66,6 +66,12 @@ def convert_mvdream(source: Path, out: Path, base: str = WORKING_ID, dtype: torc
         "projection_class_embeddings_input_dim": CAMERA_WIDTH,
     }
     unet = convert(weights, config, path, dtype)
+    if not is_local:
+        weights_of = [
+            f"{name}/*{end}" for name in ("vae", "text_encoder") for end in ("config.json", "model.safetensors")
+        ]
+        folder = Path(snapshot_download(base, allow_patterns=[INDEX_FILE, "scheduler/*", "tokenizer/*", *weights_of]))
+        require_components(folder, index, COMPONENTS)
     unet.save_pretrained(out / "unet")
     for name in COMPONENTS:
         if name != "unet":

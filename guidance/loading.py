@@ -6,7 +6,6 @@ that says what was found and what to do.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from huggingface_hub.errors import (
 
 from files.checksums import verify_checksums
 from guidance.families import flux, multiview, mvdream, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
+from guidance.families.components import read_object
 from guidance.families.registry import FAMILIES
 from guidance.prior import DiffusionPrior
 
@@ -87,7 +87,7 @@ def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], type[Diff
     """Where the model lies, its index, and its family."""
     folder = Path(path_or_id).expanduser()
     source = folder if folder.is_dir() else path_or_id
-    index = read_index(find_index(source))
+    index = read_object(find_index(source))
     pipeline = index.get("_class_name")
     if pipeline not in FAMILIES:
         raise ValueError(
@@ -135,17 +135,6 @@ def _fetch_index(hub_id: str) -> Path:
         raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; {remedy}") from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise FileNotFoundError(f"prior: the hub refused the id {hub_id!r} ({error}); {remedy}") from error
-
-
-def read_index(path: Path) -> dict[str, Any]:
-    """The parsed ``model_index.json``."""
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"prior: {path} is not valid JSON ({error}); fetch the model again") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"prior: {path} holds a {type(index).__name__}, not an object; fetch the model again")
-    return index
 
 
 def _kind_of(pipeline: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from guidance.weights import load_whole
+
+
+def read_object(path: Path, remedy: str = "fetch the model again") -> dict[str, Any]:
+    """A JSON file of a model, such as ``model_index.json``.
+
+    Raises:
+        ValueError: it is no JSON, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"prior: {path} is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"prior: {path} holds a {type(content).__name__}, not an object; {remedy}")
+    return content
 
 
 def is_listed(index: dict[str, Any], name: str) -> bool:

@@ -7,7 +7,6 @@ is. The authors' file is converted once (``guidance/convert_mvdream.py``), since
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +17,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from guidance.families.components import read_object
 from guidance.families.multiview import CAMERA_WIDTH, MultiViewPrior
 from guidance.families.registry import family
 from priors.multiview_network import VIEWS
@@ -78,13 +78,7 @@ def port_settings(folder: Path) -> dict[str, Any]:
     path = folder / "unet" / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"prior: {path} is missing, which says how large the network is; {REMEDY}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"prior: {path} is not valid JSON ({error}); {REMEDY}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"prior: {path} holds a {type(settings).__name__}, not an object; {REMEDY}")
-    return settings
+    return read_object(path, REMEDY)
 
 
 def port_config(folder: Path) -> dict[str, Any]:

@@ -176,6 +176,26 @@ def test_wrong_files_are_errors_and_write_nothing(top, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_on_the_hub_is_fetched_after_the_file_has_passed(top, tmp_path, monkeypatch):
+    fetched = []
+
+    def snapshot_download(base, allow_patterns):
+        fetched.append(allow_patterns)
+        return top / "base"
+
+    monkeypatch.setattr(convert_mvdream, "find_index", lambda base: top / "base/model_index.json")
+    monkeypatch.setattr(convert_mvdream, "snapshot_download", snapshot_download)
+    weights = torch.load(top / "mvdream.pt")
+    torch.save({name: value for name, value in weights.items() if "camera_embed" not in name}, tmp_path / "wrong.pt")
+    with pytest.raises(ValueError, match="has no camera embedding"):
+        convert_mvdream.convert_mvdream(tmp_path / "wrong.pt", tmp_path / "out", "owner/base")
+    assert fetched == [["unet/config.json"]]
+    convert_mvdream.convert_mvdream(top / "mvdream.pt", tmp_path / "out", "owner/base")
+    assert (
+        len(fetched) == 3 and "vae/*model.safetensors" in fetched[2] and (tmp_path / "out/model_index.json").is_file()
+    )
+
+
 def test_a_wrong_port_is_an_error(top, tmp_path):
     port = tmp_path / "port"
     shutil.copytree(top / "port", port)
