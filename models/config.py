@@ -134,9 +134,7 @@ class SourceMeshConfig:
 class SDFFieldConfig:
     """The lattice and what counts as a part of the object."""
 
-    cells: Annotated[Whole, Field(ge=2)] = (
-        128  # cubes of the lattice along an axis; with centres 257 layers of vertices
-    )
+    cells: Annotated[Whole, Field(ge=2)] = 128  # cubes along an axis; with centres 257 layers of vertices
     # How far a vertex may move, as a share of the spacing; 0 fixes all. Beyond the limit tetrahedra turn inside out.
     max_offset: Annotated[float, Field(ge=0, le=SAFE_OFFSET)] = SAFE_OFFSET
     # Parts with a surface smaller than this share of the largest part's are removed; 0 keeps every part.
