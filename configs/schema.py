@@ -311,6 +311,12 @@ class RunConfig:
                 "names no {view}, but guidance.perp_neg keeps away from other views' prompts, which would be the "
                 "prompt itself; add {view}, or set the weights to 0",
             )
+        if self.text.debiasing.is_used and "{view}" not in self.text.view_template:
+            raise Conflict(
+                "text.view_template",
+                "names no {view}, but text.debiasing drops words that contradict a view word; add {view}, or leave "
+                "text.debiasing out",
+            )
         if self.text.negative.strip() and not self.guidance.reads_negative:
             raise Conflict(
                 "text.negative",

@@ -9,12 +9,13 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from guidance.registry import LOSSES, Loss
-from renderers.config import ViewThresholds
+from renderers.config import VIEW_WORDS, ViewThresholds
 from settings.constraints import NonNegative, OneOf, OpenShare, Positive, PositiveInt, Share
 from settings.fields import Conflict, section, setting
 
 EstimatorLoss = Literal["velocity", "epsilon"]
 AdaptedLayers = Literal["attention", "all"]
+Weighting = Literal["variance", "x0"]
 FLAWS = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 
@@ -32,6 +33,10 @@ class DebiasingConfig:
     back: tuple[str, ...] = ()  # the same for a back view
     overhead: tuple[str, ...] = ()  # the same for a view from above
     bottom: tuple[str, ...] = ()  # the same for a view from below
+
+    @property
+    def is_used(self) -> bool:
+        return self.model is not None or any(self.listed(view) for view in VIEW_WORDS)
 
     def listed(self, view: str) -> tuple[str, ...]:
         return tuple(getattr(self, view))
@@ -136,6 +141,11 @@ class GuidanceConfig:
     loss: Annotated[str, OneOf(LOSSES)] = setting("vsd", state=True)  # as guidance/losses.py declares it
     # Of the frozen score only; 1: none. The paper's 7.5 for VSD, 100 for SDS. For clip: factor of the loss.
     guidance_scale: NonNegative = setting(7.5, change="resume")
+    # w(t). variance: sigma^2 / (alpha^2 + sigma^2), as in the papers. x0: sigma / alpha, by which SDS's gradient is
+    # x_0 minus the predicted x_0 (MVDream).
+    weighting: Weighting = setting("variance", change="resume")
+    # How far the spread of the guided x_0 goes back to the unguided one's; 0: not at all, 1: all the way; MVDream: 0.5.
+    rescale: Share = setting(0.0, change="resume")
     shared_pass: bool = False  # one estimator pass for score and training: cheaper, but its noise range is the scene's
     # Shrink a sample's gradient to this root mean square; None: never.
     max_gradient_rms: Positive | None = setting(None, change="resume")
@@ -148,6 +158,11 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         if self.shared_pass and not self.trains_estimator:
             raise Conflict("shared_pass", f"the loss {self.loss!r} trains no estimator; set shared_pass to false")
+        if self.reads == "images" and (self.rescale or self.weighting != "variance"):
+            raise Conflict(
+                ("rescale", "weighting"),
+                f"are for predictions of noise, and the loss {self.loss!r} has none; leave both out",
+            )
         if self.reads == "images" and self.perp_neg.words:
             raise Conflict(
                 "perp_neg",

@@ -1,8 +1,8 @@
 """The arithmetic of the losses: gradients at the latents, the estimator's loss, and what they consist of.
 
-All in float32. ``weight`` is w(t) = sigma^2 / (alpha^2 + sigma^2), shaped "batch 1 1 1": the 1 - alphas_cumprod[t] of
-schedules that preserve variance, and what stands in its place for flows, which have no alphas_cumprod
-(``NoiseSchedule.weight``).
+All in float32. ``weight`` is w(t), shaped "batch 1 1 1": by default sigma^2 / (alpha^2 + sigma^2), the
+1 - alphas_cumprod[t] of schedules that preserve variance, and what stands in its place for flows, which have no
+alphas_cumprod (``NoiseSchedule.weight``).
 """
 
 from __future__ import annotations

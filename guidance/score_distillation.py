@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from guidance import gradients
-from guidance.classifier_free import guide, predict
+from guidance.classifier_free import guide, predict, rescale
 from guidance.config import GuidanceConfig
 from guidance.estimator import LoraEstimator
 from guidance.frozen_model import Images, TextEmbeddings
@@ -27,7 +27,7 @@ from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptBatch, PromptEmbeddings
 from guidance.registry import Predictions
 from guidance.sampling import ddim
-from guidance.schedule import Latents, Prediction, epsilon_from_x0
+from guidance.schedule import Latents, Levels, Prediction, epsilon_from_x0
 from renderers.cameras import Cameras
 
 FULL_RANGE = (0.0, 1.0)
@@ -57,6 +57,7 @@ class ScoreDistillation(Guidance):
         self.config = config
         self.loss = config.declaration
         self.latent_shape = prior.latent_shape
+        self._levels_with_signal = prior.schedule.levels_with_signal
 
     def encode(self, images: Images) -> Latents:
         return self.model.encode_images(images).float()
@@ -88,13 +89,18 @@ class ScoreDistillation(Guidance):
             avoided = avoided_views(prompts, cameras, self.config.perp_neg)
             frozen = predict(self.model, noised.x_t, t, self._asked(texts, avoided))
             weights = {name: view.weight for name, view in avoided.items()}
-            guided = guide(frozen, self.config.guidance_scale, weights).epsilon
+            guided = rescale(
+                guide(frozen, self.config.guidance_scale, weights),
+                frozen["conditional"],
+                self.config.rescale,
+                self.model.views_together,
+            )
         estimate = self._estimate(noised.x_t, t, texts, cameras)
         training_loss = None
         if self.config.shared_pass:
             training_loss = gradients.estimator_loss(estimate, x_0, noised.noise, self.estimator.config.loss)
         with torch.no_grad():
-            t_fraction, weight = t.float() / len(schedule), schedule.weight(t)
+            t_fraction, weight = t.float() / len(schedule), self._weight(t, t_range)
             known = Predictions(
                 loss=self.loss,
                 guided=guided,
@@ -179,6 +185,19 @@ class ScoreDistillation(Guidance):
         texts = prompts.for_cameras(views)
         both = (self.model.predict(x_t, t, texts.conditional), self._estimate(x_t, t, texts, views))
         return [self.decode(prediction.x_0) for prediction in both if prediction is not None]
+
+    def _weight(self, t: Int[Tensor, "batch"], t_range: tuple[float, float]) -> Levels:
+        """w(t) of ``guidance.weighting``."""
+        schedule = self.model.schedule
+        if self.config.weighting == "variance":
+            return schedule.weight(t)
+        allowed = self._levels_with_signal / len(schedule)
+        if t_range[1] > allowed:
+            raise ValueError(
+                f"guidance.weighting: 'x0' divides by alpha, which is 0 above t = {allowed:.3f} of this prior, and "
+                f"noise.t_max is {t_range[1]:g}; use guidance.weighting=variance, or lower noise.t_max"
+            )
+        return schedule.x0_weight(t)
 
     def _draw_levels(
         self, count: int, t_range: tuple[float, float], generator: torch.Generator

@@ -129,9 +129,10 @@ def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Genera
     offset = torch.rand(count, generator=generator, device=generator.device)
     low, high = sampling.azimuth_deg
     azimuth = low + (high - low) * (strata + offset) / count
-    return orbit_cameras(
-        azimuth, uniform(sampling.elevation_deg), uniform(sampling.distance), uniform(sampling.fovy_deg)
-    )
+    elevation_deg, distance, fovy_deg = map(uniform, (sampling.elevation_deg, sampling.distance, sampling.fovy_deg))
+    if sampling.relative_distance:
+        distance = distance / torch.tan(torch.deg2rad(fovy_deg) / 2)
+    return orbit_cameras(azimuth, elevation_deg, distance, fovy_deg)
 
 
 def _group_of_cameras(count: int, sampling: CameraSampling, generator: torch.Generator, together: int) -> Cameras:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -62,10 +63,19 @@ class CameraSampling:
     azimuth_deg: Annotated[tuple[float, float], ORDERED] = (-180.0, 180.0)  # degrees around the object; 0: in front
     elevation_deg: Annotated[tuple[ElevationDeg, ElevationDeg], ORDERED] = (-10.0, 45.0)  # degrees above the horizon
     distance: Annotated[tuple[Positive, Positive], ORDERED] = (1.0, 1.5)  # from the world's centre, scene units
-    fovy_deg: Annotated[tuple[OpeningDeg, OpeningDeg], ORDERED] = (
-        40.0,
-        70.0,
-    )  # degrees between a view's top and bottom
+    # Whether distance is a factor of 1 / tan(fovy / 2), at which a view's height is 2 scene units across the centre: a
+    # wide view is then a near one, as with MVDream.
+    relative_distance: bool = False
+    # Degrees between a view's top and bottom.
+    fovy_deg: Annotated[tuple[OpeningDeg, OpeningDeg], ORDERED] = (40.0, 70.0)
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Distance (scene units) and field of view (degrees) of the camera in the middle of both ranges."""
+        distance, fovy_deg = (sum(bounds) / 2 for bounds in (self.distance, self.fovy_deg))
+        if self.relative_distance:
+            distance /= math.tan(math.radians(fovy_deg) / 2)
+        return distance, fovy_deg
 
 
 @section

@@ -200,6 +200,13 @@ def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenMode
         f"trained parameters: scene {trained['scene']:,}, estimator {trained['estimator']:,}",
         flush=True,
     )
+    if prior.views_together > 1:
+        low, high = config.cameras.azimuth_deg
+        print(
+            f"views: in groups of {prior.views_together} of one object, at one elevation and distance, azimuths "
+            f"{(high - low) / prior.views_together:g} degrees apart from a random start; one noise level a group",
+            flush=True,
+        )
     print_notes(system.scene.notes)
     remark = preset_remark(prior, config.prior.preset, config.prior.path)
     if remark is not None:

@@ -102,9 +102,7 @@ class Scenes(nn.Module, ABC):
             elevation_deg: None for that of the films.
         """
         elevation_deg = self.config.output.turntable_elevation_deg if elevation_deg is None else elevation_deg
-        sampling = self.config.cameras
-        distance, fovy_deg = (sum(bounds) / 2 for bounds in (sampling.distance, sampling.fovy_deg))
-        return turntable_cameras(count, elevation_deg, distance, fovy_deg)
+        return turntable_cameras(count, elevation_deg, *self.config.cameras.middle)
 
 
 class Scenes3D(Scenes):

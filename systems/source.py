@@ -65,7 +65,7 @@ def read_source_mesh(config: RunConfig) -> SourceMesh:
 
 def seen_radius(config: RunConfig) -> float:
     """Radius of the sphere that fills ``FILLED`` of a view of the middle training camera, inside the scene's cube."""
-    distance, fovy_deg = (sum(bounds) / 2 for bounds in (config.cameras.distance, config.cameras.fovy_deg))
+    distance, fovy_deg = config.cameras.middle
     seen = distance * math.sin(math.radians(fovy_deg) / 2)
     return min(FILLED * seen, REACH * config.scene.field.radius)
 

@@ -29,7 +29,7 @@ from priors.multiview_network import apply_difference, camera_condition, join_vi
 CAMERA_WIDTH = 16  # numbers of a flattened matrix
 
 
-@family("MultiViewStableDiffusionPipeline", preset="mini-mv")
+@family("MultiViewStableDiffusionPipeline", preset="mvdream")
 class MultiViewPrior(StableDiffusionPrior):
     """A Stable Diffusion whose views of one object see each other; prompts need no view words."""
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -44,29 +46,39 @@ _WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model
 _IMAGE_WORDS = ("image_embed.", "_ip.")  # in the names of the weights that ImageDream adds
 
 
-@family("MVDreamPipeline", preset="mini-mv")
+@family("MVDreamPipeline", preset="mvdream")
 class MVDreamPrior(MultiViewPrior):
     """A folder of the usual port; the UNet is converted while it is read."""
 
     @classmethod
     def views_of(cls, source: Path | str, index: dict[str, Any]) -> int:
-        if not isinstance(source, Path):
-            raise ValueError(
-                f"prior: {source!r} is a port of MVDream on the hub, which is read from a folder alone; download it "
-                "with `hf download` and give its folder"
-            )
-        _refuse_image_model(source, port_settings(source))
+        _refuse_image_model(source, port_settings(fetched(source, "unet/config.json")))
         return VIEWS
 
     @classmethod
     def load_unet(
         cls, place: Path | str, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> UNet2DConditionModel:
-        folder = Path(source)
-        config = port_config(folder)
+        config = port_config(fetched(source, "unet/config.json"))
         if device.type == "meta":
             return outline(config, dtype)
+        folder = fetched(source, "unet/*")
         return convert(read_weights(port_weights(folder)), config, folder / "unet", dtype)
+
+
+def fetched(source: Path | str, files: str) -> Path:
+    """The model's folder; of a hub id the local copy, in which at least ``files`` are there.
+
+    Raises:
+        FileNotFoundError: the hub cannot be reached.
+    """
+    if isinstance(source, Path):
+        return source
+    try:
+        return Path(snapshot_download(source, allow_patterns=[files]))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise FileNotFoundError(f"prior: {files} of {source!r} cannot be fetched: {reason}; {REMEDY}") from error
 
 
 def port_settings(folder: Path) -> dict[str, Any]:
@@ -189,12 +201,12 @@ def convert(
     return unet
 
 
-def _refuse_image_model(folder: Path, settings: dict[str, Any]) -> None:
+def _refuse_image_model(source: Path | str, settings: dict[str, Any]) -> None:
     if settings.get("ip_dim"):
-        raise _image_model(folder)
+        raise _image_model(source)
 
 
-def _image_model(where: Path) -> ValueError:
+def _image_model(where: Path | str) -> ValueError:
     return ValueError(
         f"prior: {where} is an ImageDream, which needs a picture beside the text; use MVDream, which reads text alone"
     )

@@ -56,7 +56,7 @@ def test_every_file_loads(config, prior, device, monkeypatch):
 
 def test_no_file_is_left_out():
     assert {"vsd-nerf", "sds-nerf"} <= set(CONFIGS)
-    assert {"flux", "mini", "mini-mv", "sd15", "sd21", "sd35", "sdxl"} == set(preset_names())
+    assert {"flux", "mini", "mini-mv", "mvdream", "sd15", "sd21", "sd35", "sdxl"} == set(preset_names())
     assert set(PRESETS) == {*preset_names(), "custom"}
 
 

@@ -201,6 +201,18 @@ def test_a_negative_prompt_that_no_score_reads_is_refused():
         from_command_line("text.negative=ugly", "guidance.guidance_scale=1", reads)
 
 
+@pytest.mark.parametrize(
+    "asks", ["guidance.perp_neg.front=1", "text.debiasing.back=[face]", "text.debiasing.model=bert"]
+)
+def test_what_reads_view_words_needs_them(asks):
+    """Priors that see several views at once read none."""
+    without = ({"text.view_template": "{prompt}"}, {"prior": "mini-mv"}, {"prior": "mvdream"})
+    for overrides in without:
+        with pytest.raises(ConfigError, match=r"text\.view_template: names no \{view\}, but .*add \{view\}"):
+            load_config(VSD, split_overrides([asks]) | overrides)
+    from_command_line(asks)
+
+
 def test_clip_guidance_has_no_autoencoder():
     with pytest.raises(ConfigError, match=r"regularizers\.reconstruction: the loss 'clip' reads images without"):
         from_command_line("guidance.loss=clip", "regularizers.reconstruction=[[0, 1]]")
@@ -264,7 +276,7 @@ def test_yaml_that_reads_a_text_as_something_else_is_refused(value, tmp_path):
         ("rendr: {size: 3}", r"rendr: unknown key in .*job\.yaml; did you mean 'render'"),
         (
             "prior: mnii",
-            r"prior: 'mnii' is no preset.* did you mean 'mini'\? allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl",
+            r"prior: 'mnii' is no preset.* did you mean 'mini'\? allowed: flux, mini, mini-mv, mvdream, sd15, sd21, ",
         ),
     ],
 )
@@ -311,9 +323,8 @@ def test_a_presets_model_as_a_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("choice", ["", "sd3", "custom", "a/b/c", "~no-such-user/x/y", "/no/such/folder", "./no"])
 def test_an_unknown_prior_lists_the_presets(choice):
-    with pytest.raises(
-        ConfigError, match=r"^prior: .* is no preset, .*allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl, or a path"
-    ):
+    names = "flux, mini, mini-mv, mvdream, sd15, sd21, sd35, sdxl"
+    with pytest.raises(ConfigError, match=rf"^prior: .* is no preset, .*allowed: {names}, or a path"):
         load_config(VSD, {"prior": choice})
 
 

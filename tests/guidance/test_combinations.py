@@ -197,6 +197,8 @@ def guided_noise(prior: DiffusionPrior, x_t, t, texts, scale: float) -> torch.Te
     ("config", "message"),
     [
         ({"loss": "clip", "perp_neg": AVOID}, "perp_neg: keeps predictions of noise away .* 'clip' has none"),
+        ({"loss": "clip", "weighting": "x0"}, "weighting.* the loss 'clip' has none"),
+        ({"loss": "clip", "rescale": 0.5}, "rescale.* the loss 'clip' has none"),
         ({"loss": "clip", "shared_pass": True}, "shared_pass: the loss 'clip' trains no estimator"),
         ({"loss": "sdss"}, "must be one of vsd, sds, csd, nfsd, ism, sdi, clip"),
     ],

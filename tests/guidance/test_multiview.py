@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from configs.load import load_config
 from configs.sources import CONFIG_FOLDER
 from files.checksums import write_checksums
+from guidance import classifier_free
 from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.estimator import LoraEstimator
 from guidance.families.multiview import MultiViewPrior
@@ -30,6 +31,7 @@ from renderers.cameras import orbit_cameras, sample_cameras
 from renderers.config import CameraSampling
 from runs.frozen_model import check_views
 from runs.train import train
+from systems.stages import system_class
 from tests.rounding import assert_equal_to_rounding
 from tests.systems.tiny_runs import tiny_config
 from tests.tiny_priors import save_tiny_stable_diffusion
@@ -129,6 +131,27 @@ def test_a_group_has_one_noise_level_and_whole_groups_are_needed(prior, monkeypa
     assert any(parameter.grad.abs().sum() > 0 for parameter in estimator.parameters())
     with pytest.raises(ValueError, match="3 views are no whole number of groups of 2"):
         guidance.gradient(latents[:3], prompts, views[:3], (0.0, 1.0), torch.Generator().manual_seed(0))
+
+
+def test_a_group_stays_whole_among_texts_and_processes(prior, folder, monkeypatch):
+    views = cameras(2 * VIEWS)
+    texts = embed_prompt(prior, "a red mug", release_text_encoder=False).for_cameras(views)
+    asked = {"unconditional": texts.unconditional, "conditional": texts.conditional}
+    x_t, t = torch.randn(2 * VIEWS, *prior.latent_shape), torch.tensor([300, 300, 700, 700])
+    together = classifier_free.predict(prior, x_t, t, asked)
+    for name, text in asked.items():
+        for group in (slice(0, VIEWS), slice(VIEWS, None)):
+            alone = prior.predict(x_t[group], t[group], text[group]).output
+            assert_equal_to_rounding(together[name].output[group], alone)
+    config = tiny_config(folder)
+    config = replace(config, render=replace(config.render, views=2 * VIEWS))
+    system = system_class(config)(config, prior, embed_prompt(prior, "a red mug"))
+    seen = []
+    for rank in (0, 1):
+        monkeypatch.setattr(type(system), "global_rank", rank)
+        seen.append(system.draw_cameras(5).elevation_deg)
+        assert (seen[-1].view(2, VIEWS).diff(dim=1) == 0).all()
+    assert torch.cat(seen).unique().numel() == 4  # every group has its own
 
 
 @pytest.mark.parametrize("loss", ["vsd", "sds"])

@@ -12,9 +12,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
+from configs import load
+from configs.sources import CONFIG_FOLDER
 from guidance import convert_mvdream
+from guidance.families import mvdream
 from guidance.families.mvdream import port_config
 from guidance.loading import load_prior, outline_prior, views_together
+from settings.schedules import value_at
 from tests.tiny_priors import TEXT_WIDTH, save_tiny_stable_diffusion
 
 LAYERS = 1
@@ -133,6 +137,45 @@ def test_conversion(top, tmp_path, source, capsys):
     assert_same_network(prior.network, top)
     assert convert_mvdream.main(arguments) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_the_port_on_the_hub_is_fetched_when_it_is_needed(top, monkeypatch):
+    """Its settings first, which tell ImageDream from MVDream; the weights of the UNet not for an outline."""
+    fetched = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        fetched.append((hub_id, *allow_patterns))
+        return str(top / "port")
+
+    monkeypatch.setattr(mvdream, "snapshot_download", snapshot_download)
+    index = json.loads((top / "port/model_index.json").read_text())
+    assert mvdream.MVDreamPrior.views_of("owner/port", index) == 4
+    what = ("owner/port", "owner/port", index)
+    assert mvdream.MVDreamPrior.load_unet(*what, torch.device("meta"), torch.float32).device.type == "meta"
+    assert set(fetched) == {("owner/port", "unet/config.json")}
+    assert_same_network(mvdream.MVDreamPrior.load_unet(*what, torch.device("cpu"), torch.float32), top)
+    assert fetched[-1] == ("owner/port", "unet/*")
+
+    def no_network(hub_id, allow_patterns):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(mvdream, "snapshot_download", no_network)
+    with pytest.raises(FileNotFoundError, match=r"unet/config.json of 'owner/port' cannot be fetched: no route"):
+        mvdream.MVDreamPrior.views_of("owner/port", index)
+
+
+@pytest.mark.parametrize("loss", ["sds", "vsd"])
+def test_the_authors_settings(loss, monkeypatch):
+    monkeypatch.setattr(load, "find_device", lambda accelerator: "cuda")
+    config = load.load_config(CONFIG_FOLDER / "mvdream-nerf.yaml", {"guidance.loss": loss}).config
+    assert (config.iterations, config.render.views, config.render.size) == (10_000, 4, 256)
+    for iteration, t_min, t_max, scale in ((0, 0.98, 0.98, 0.25), (4000, 0.5, 0.74, 0.25), (9000, 0.02, 0.5, 1.0)):
+        found = [value_at(knots, iteration) for knots in (config.noise.t_min, config.noise.t_max, config.render.scale)]
+        assert found == pytest.approx([t_min, t_max, scale])
+    guidance = config.guidance
+    found = (guidance.guidance_scale, guidance.weighting, guidance.rescale)
+    assert found == ((50.0, "x0", 0.5) if loss == "sds" else (7.5, "variance", 0.0))
+    assert config.text.view_template == "{prompt}, 3d asset" and config.text.negative.count(",") == 18
 
 
 def test_mvdreams_own_size(tmp_path):

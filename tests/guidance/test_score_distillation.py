@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from guidance import gradients
+from guidance.classifier_free import rescale
 from guidance.config import GuidanceConfig
 from guidance.prompts import embed_prompt
 from guidance.score_distillation import ScoreDistillation, draw_noise
@@ -227,3 +228,38 @@ def test_an_inverted_noise_range_and_a_missing_estimator(epsilon_prior, cameras)
         guidance.gradient(latents_of(epsilon_prior, cameras), prompts, cameras, (0.98, 0.02), seeded())
     with pytest.raises(ValueError, match="the loss 'vsd' needs LoraEstimator, received None"):
         ScoreDistillation(epsilon_prior, None, GuidanceConfig())
+
+
+@TWO_KINDS
+def test_sds_weighted_by_x0_pulls_towards_the_predicted_x0(prior, prompts, cameras) -> None:
+    """MVDream's loss, | x_0 - x0_hat |^2 / 2 with a fixed x0_hat, whose spread is brought back half-way."""
+    latents = latents_of(prior, cameras)
+    config = {"loss": "sds", "guidance_scale": 50.0, "weighting": "x0"}
+    texts, (t, noise) = prompts.for_cameras(cameras), draws(prior, latents, seeded())
+    x_t = prior.schedule.add_noise(latents, noise, t)
+    with torch.no_grad():
+        c, u = (prior.predict(x_t, t, text).x_0 for text in (texts.conditional, texts.unconditional))
+    guided = u + 50 * (c - u)
+    spread = c.flatten(1).std(dim=1) / guided.flatten(1).std(dim=1)
+    halfway = guided * (0.5 * spread + 0.5).view(-1, 1, 1, 1)
+    for share, target in ((0.0, guided), (0.5, halfway)):
+        found = guidance_of(prior, **config, rescale=share).gradient(latents, prompts, cameras, RANGE, seeded())
+        torch.testing.assert_close(found.gradient, latents - target, rtol=1e-3, atol=1e-3 * float(target.abs().max()))
+
+
+def test_a_spread_is_that_of_all_views_of_an_object(epsilon_prior) -> None:
+    x_t, t = torch.randn(4, *epsilon_prior.latent_shape), torch.full((4,), 300)
+    narrow = epsilon_prior.as_prediction(torch.randn_like(x_t), x_t, t)
+    wide = narrow.with_output(narrow.output * 3)
+    found = rescale(wide, narrow, 1.0, together=2)
+    rescaled = narrow.with_output(found).x_0
+    for group in (slice(0, 2), slice(2, 4)):
+        torch.testing.assert_close(rescaled[group].std(), narrow.x_0[group].std(), rtol=1e-4, atol=0)
+        torch.testing.assert_close(*(rescaled[group][k] / wide.x_0[group][k] for k in range(2)), rtol=1e-2, atol=0)
+
+
+def test_x0_weighting_without_signal_is_an_error(prior, prompts, cameras) -> None:
+    guidance = guidance_of(prior, loss="sds", weighting="x0")
+    guidance._levels_with_signal = len(prior.schedule) // 2
+    with pytest.raises(ValueError, match=r"alpha, which is 0 above t = 0.500 .* noise.t_max is 0.98"):
+        guidance.gradient(latents_of(prior, cameras), prompts, cameras, RANGE, seeded())

@@ -1,5 +1,7 @@
 """Cameras: geometry, view words, and the distribution that they are drawn from."""
 
+import math
+
 import pytest
 import torch
 
@@ -102,6 +104,15 @@ def test_draws_stay_in_range_and_fill_it():
         (low, high), values = getattr(sampling, name), getattr(batch, name)
         assert low <= values.min() < low + 0.05 * (high - low)
         assert high >= values.max() > high - 0.05 * (high - low)
+
+
+def test_relative_distances_keep_the_objects_size_in_the_view():
+    sampling = CameraSampling(distance=(0.8, 0.8), relative_distance=True, fovy_deg=(15.0, 60.0))
+    batch = drawn(sampling=sampling)
+    torch.testing.assert_close(batch.distance * torch.tan(torch.deg2rad(batch.fovy_deg) / 2), torch.full((500,), 0.8))
+    distance, fovy_deg = sampling.middle
+    assert distance * math.tan(math.radians(fovy_deg) / 2) == pytest.approx(0.8) and fovy_deg == 37.5
+    assert CameraSampling().middle == (1.25, 55.0)
 
 
 def test_azimuths_are_stratified():

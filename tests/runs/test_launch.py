@@ -106,7 +106,7 @@ MISTAKES = {
     "unknown prior": (
         ["--config", VSD, "prior=sd3"],
         "prior: 'sd3' is no preset",
-        "allowed: flux, mini, mini-mv, sd15, sd21, sd35, sdxl",
+        "allowed: flux, mini, mini-mv, mvdream, sd15, sd21, sd35, sdxl",
     ),
     "bad yaml": (["--config", "bad.yaml"], "bad.yaml: line 2, column", "not valid YAML", "correct the file"),
     "bad value in yaml": (["--config", "low.yaml"], "seed: -5 in low.yaml: must be a whole number from 0 on"),
