@@ -9,7 +9,7 @@ else at its default. Prompts whose run is finished are skipped: interrupt and ca
 gives the judge's view of eight renders, the distance of its features to the nearest of 24 world instances of the prompt
 by the same cameras (beside it, that of one more instance), and how far any vertex of the exported GLB lies from the
 given one, as a share of the size. The table of the stage geometry gives the volume IoU with the shape before it was
-smoothed, of the first and the last checkpoint, each aligned by a similarity.
+smoothed, of the first and the last checkpoint, without any alignment.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import trimesh
 
 from benchmarks.judged_runs import attributes_of, judge_run
 from benchmarks.text_to_3d import at_a_time, benchmark_prompts, run_prompt, wall_seconds, world_features
-from benchmarks.world_shapes import shape_score, world_truths
+from benchmarks.world_shapes import world_truths
 from configs.load import load_saved
 from evaluation.image_metrics import nearest_distance
-from models.mesh import Mesh
+from models.mesh_distance import MeshSolid, solid_of
 from models.mesh_file import read_mesh_file
 from priors.evaluate import contact_sheet
 from priors.judge_model import Judge, load_judge
@@ -39,14 +39,14 @@ SEED = 7  # of the shapes; the judge's instances have another
 CELLS = 96  # of marching cubes, across a shape
 SCALE, PLACE = 10.0, (100.0, 0.0, 0.0)
 INSTANCES = 24
+POINTS = 200_000  # at which volumes are compared
 SMOOTHING = 60  # passes of Laplacian smoothing, which round off edges and thin out what is thin
 STAGES = ("texture", "geometry")
 
 
 def write_shape(prompt: str, folder: Path, smoothed: bool) -> Path:
     """A true shape of the prompt's class as a GLB without colours."""
-    vertices, faces = world_truths(attributes_of(prompt)[0], 1, SEED)[0].solid.mesh(CELLS)
-    mesh = trimesh.Trimesh(vertices * SCALE + PLACE, faces)
+    mesh = trimesh.Trimesh(*true_shape(attributes_of(prompt)[0]))
     if smoothed:
         trimesh.smoothing.filter_laplacian(mesh, lamb=0.5, iterations=SMOOTHING)
     path = folder.absolute() / ("smoothed" if smoothed else "shapes") / f"{slug(prompt)}.glb"
@@ -61,12 +61,27 @@ def moved(given: Path, exported: Path) -> float:
     return float(np.linalg.norm(after - before, axis=-1).max() / np.ptp(before.reshape(-1, 3), axis=0).max())
 
 
-def iou(run: Path, checkpoint: Path, class_name: str) -> float:
-    """Volume IoU of a checkpoint's surface with the true shape."""
+def true_shape(class_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces, where the file has them."""
+    vertices, faces = world_truths(class_name, 1, SEED)[0].solid.mesh(CELLS)
+    return vertices * SCALE + PLACE, faces
+
+
+def iou_in_place(run: Path, checkpoint: Path, class_name: str) -> float:
+    """Volume IoU of a checkpoint's surface with the true shape, both where the file has them."""
     _, config = load_saved(run / CONFIG_FILE, {"trainer.accelerator": "cpu"})
-    surface = load_scene(config, checkpoint)[0].surface(0)
-    vertices = surface.vertices.float()
-    return shape_score(Mesh(vertices, surface.faces, torch.zeros_like(vertices)), class_name, 1, SEED).iou
+    scenes, _ = load_scene(config, checkpoint)
+    surface = scenes.surface(0)
+    vertices = scenes.origin.placement.to_file(surface.vertices.detach().double().numpy())
+    return volume_iou(solid_of(vertices, surface.faces.numpy()), solid_of(*true_shape(class_name)))
+
+
+def volume_iou(one: MeshSolid, other: MeshSolid) -> float:
+    """Share of points inside both among those inside either; points are uniform in the box of both."""
+    corners = np.concatenate([one.vertices, other.vertices])
+    points = np.random.default_rng(0).uniform(corners.min(axis=0), corners.max(axis=0), (POINTS, 3))
+    a, b = (solid.winding_number(points) > 0.5 for solid in (one, other))
+    return float((a & b).sum() / (a | b).sum())
 
 
 class TextureTable:
@@ -102,7 +117,7 @@ class GeometryTable:
 
     def row(self, prompt: str, run: Path) -> list[float]:
         numbered = [path for path in checkpoints(run) if path.stem.isdecimal()]
-        return [iou(run, path, attributes_of(prompt)[0]) for path in (numbered[0], numbered[-1])]
+        return [iou_in_place(run, path, attributes_of(prompt)[0]) for path in (numbered[0], numbered[-1])]
 
     def finish(self) -> None:
         """There is no picture."""
