@@ -32,7 +32,7 @@ from configs.sources import config_files, find_file, pipeline_files, split_overr
 from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
 from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
-from runs.processes import is_first_process
+from runs.processes import is_first_process, requeue, slurm_job
 from runs.program import program
 from settings.schedules import Knots
 from systems.outputs import reports
@@ -218,6 +218,8 @@ def carry_out(plan: Plan) -> int:
     from systems.collapse import CollapseError
 
     config = plan.config
+    if plan.mode != "train" and not is_first_process():  # one process is enough; more would write the same files
+        return DONE
     try:
         if plan.mode == "train":
             train.train(config, plan.folder, plan.checkpoint, plan.record)
@@ -235,8 +237,11 @@ def carry_out(plan: Plan) -> int:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         return give_up(MISTAKE, f"error: {reason}\n{LESS_MEMORY}\n{how_to_resume(plan)}", plan)
-    except train.Interrupted:
-        return give_up(INTERRUPTED, f"interrupted; {how_to_resume(plan)}", plan)
+    except train.Interrupted as interruption:
+        how = how_to_resume(plan)
+        if interruption.requeue and slurm_job() is not None and is_first_process():
+            how = f"{requeue()}\nby hand, {how}"
+        return give_up(INTERRUPTED, f"interrupted; {how}", plan)
     return report_training(plan) if plan.mode == "train" else DONE
 
 

@@ -249,8 +249,10 @@ class TrainerConfig:
 
     # auto: CUDA where PyTorch sees a device, else the CPU.
     accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", change="anywhere")
-    # Processes; each has its own CUDA device, or a share of the CPU.
+    # Processes on each machine; each has its own CUDA device, or a share of the CPU.
     devices: PositiveInt = setting(1, change="anywhere")
+    # Machines. A launcher (torchrun, SLURM's srun) starts the processes of more than one, trainer.devices on each.
+    num_nodes: PositiveInt = setting(1, change="anywhere")
     # Lightning's; auto: 32-true on a CPU, bf16-mixed on CUDA (16-mixed where it lacks that).
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = setting("auto", change="resume")
     threads: PositiveInt | None = setting(None, change="anywhere")  # PyTorch's on a CPU; null: its own choice

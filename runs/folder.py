@@ -19,7 +19,7 @@ from configs.errors import ConfigError
 from configs.load import to_yaml
 from configs.schema import RunConfig
 from files.whole_files import whole_file
-from runs.processes import is_first_process, share_folder, shared_folder
+from runs.processes import is_first_process, needs_a_name, share_folder, shared_folder, slurm_run_name, was_requeued
 from runs.program import program
 from systems.layout import CONFIG_FILE
 from systems.versions import versions
@@ -50,17 +50,38 @@ def prompt_folder(config: RunConfig) -> Path:
     return Path(config.output.folder).expanduser() / config.name / slug(config.prompt)
 
 
-def create_run_folder(config: RunConfig) -> Path:
-    """A new, empty folder for a run, named as the configuration says or by date and time.
+def requeued_folder(config: RunConfig, arguments: Sequence[str]) -> Path | None:
+    """The folder that the same command made when its SLURM job was started before; None where there is none."""
+    name = config.output.run or slurm_run_name(arguments)
+    if not was_requeued() or name is None:
+        return None
+    folder = prompt_folder(config) / name
+    return folder if (folder / CONFIG_FILE).is_file() or stage_folders(folder) else None
 
-    A further process of the same run (``LOCAL_RANK`` above 0) gets the first one's folder.
+
+def create_run_folder(config: RunConfig, arguments: Sequence[str] = ()) -> Path:
+    """A new, empty folder for a run, named as the configuration says, by the SLURM job, or by date and time.
+
+    Every other process of the same run gets the first one's folder.
+
+    Args:
+        arguments: of the command line, which tell the runs of a SLURM job apart.
 
     Raises:
-        ConfigError: the named run exists, or the folder cannot be made.
+        ConfigError: the named run exists, the folder cannot be made, or the processes cannot agree on one.
     """
-    parent, name = prompt_folder(config), config.output.run
-    if not is_first_process():
-        return _first_process_folder(parent, name)
+    parent, name = prompt_folder(config), config.output.run or slurm_run_name(arguments)
+    is_first = is_first_process()
+    shared = None if is_first else shared_folder()
+    if shared is not None:
+        return shared
+    if name is None and needs_a_name(config.trainer):
+        raise ConfigError(
+            "output.run: the processes that the launcher has started cannot agree on a date; "
+            "name the run: output.run=NAME"
+        )
+    if not is_first:
+        return parent / str(name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if name is None:
@@ -90,18 +111,6 @@ def _create_dated(parent: Path) -> Path:
             return folder
         except FileExistsError:
             count += 1
-
-
-def _first_process_folder(parent: Path, name: str | None) -> Path:
-    shared = shared_folder()
-    if shared is not None:
-        return shared
-    if name is None:
-        raise ConfigError(
-            "output.run: processes that a launcher other than this program starts cannot agree on a date; "
-            "name the run: output.run=NAME"
-        )
-    return parent / name
 
 
 def _unwritable(place: Path, error: OSError) -> ConfigError:

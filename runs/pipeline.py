@@ -22,8 +22,10 @@ from configs.lineage import Earlier, check_same_world
 from configs.load import LoadedConfig, load_config, load_saved
 from configs.schema import STAGES, RunConfig
 from configs.sources import STAGES_KEY, Source, read_yaml
+from runs import folder as folders
 from runs.checkpoint_files import has_moved, is_finished, newest_checkpoint
 from runs.folder import create_run_folder, stage_folders, write_config
+from runs.processes import check_processes, was_requeued
 from runs.resume import check_changes
 from settings.quoting import quoted
 from systems.layout import CONFIG_FILE, newest_path
@@ -121,12 +123,22 @@ def load_stages(stages: list[Stage], overrides: dict[str, str]) -> list[LoadedCo
 
 def check_devices(configs: Sequence[RunConfig]) -> None:
     """Raise a ConfigError where a stage wants several processes, of which all but one would start the others anew."""
-    devices = max((config.trainer.devices for config in configs), default=1)
-    if devices > 1:
-        raise ConfigError(
-            f"trainer.devices: {devices}, but the stages of a pipeline run in one process; run them one by one, such "
-            "as --config configs/vsd-geometry.yaml from=RUN"
-        )
+    for config in configs:
+        check_processes(config.trainer)
+        for name in ("devices", "num_nodes"):
+            if (count := getattr(config.trainer, name)) > 1:
+                raise ConfigError(
+                    f"trainer.{name}: {count}, but the stages of a pipeline run in one process; run them one by one, "
+                    "such as --config configs/vsd-geometry.yaml from=RUN"
+                )
+
+
+def requeued_folder(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> Path | None:
+    """The pipeline's folder where its SLURM job was started before."""
+    if not was_requeued():
+        return None
+    first = load_stages(read_pipeline(path), overrides)[0].config
+    return folders.requeued_folder(replace(first, name=path.stem), arguments)
 
 
 def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tuple[Path, list[StageRun]]:
@@ -137,7 +149,7 @@ def begin(path: Path, overrides: dict[str, str], arguments: Sequence[str]) -> tu
     """
     stages = read_pipeline(path)
     loaded = load_stages(stages, overrides)
-    top = create_run_folder(replace(loaded[0].config, name=path.stem)).absolute()
+    top = create_run_folder(replace(loaded[0].config, name=path.stem), arguments).absolute()
     runs: list[StageRun] = []
     for number, (stage, each) in enumerate(zip(stages, loaded, strict=True), 1):
         folder = top / f"{number}-{stage.name}"

@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 from runs import folder as folders
 from runs import pipeline, resume
 from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished, was_only_begun
-from runs.processes import is_first_process
+from runs.processes import check_processes, is_first_process
 from runs.program import program
 from settings.schedules import value_at
 from systems.layout import CONFIG_FILE
@@ -72,7 +72,11 @@ def make_plans(request: Request) -> list[Plan]:
 
 def _new_run(request: Request) -> Plan:
     loaded = _load(request)
-    folder = folders.create_run_folder(loaded.config)
+    check_processes(loaded.config.trainer)
+    requeued = folders.requeued_folder(loaded.config, request.arguments)
+    if requeued is not None:
+        return _from_checkpoint("--resume", requeued, request, of_pipeline=False)
+    folder = folders.create_run_folder(loaded.config, request.arguments)
     is_new = is_first_process()
     if is_new:
         folders.write_config(loaded.config, folder, request.arguments)
@@ -110,6 +114,8 @@ def _from_checkpoint(option: str, place: Path, request: Request, of_pipeline: bo
     if request.config is not None and not of_pipeline:
         resume.check_same_name(option, folder, saved, load.load_config(request.config, overrides).config)
     resume.check_changes(option, folder, saved, wanted, request.mode)
+    if request.mode == "train":
+        check_processes(wanted.trainer)
 
     def record() -> None:
         folders.write_config(wanted, folder, request.arguments)
@@ -118,6 +124,9 @@ def _from_checkpoint(option: str, place: Path, request: Request, of_pipeline: bo
 
 
 def _new_pipeline(request: Request) -> list[Plan]:
+    requeued = pipeline.requeued_folder(request.config, request.overrides, request.arguments)
+    if requeued is not None:
+        return _rest_of_pipeline(requeued, request)
     top, left = pipeline.begin(request.config, request.overrides, request.arguments)
     return [Plan("train", run.config, run.folder, None, True, run.origin, top) for run in left]
 

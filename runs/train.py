@@ -17,11 +17,12 @@ from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
 from runs.devices import chosen_precision, ordered_sums, use_threads
 from runs.frozen_model import build_prior, build_prompts, check_views, memory_line
-from runs.processes import agreed_folder, is_first_process
+from runs.processes import agreed_folder, cluster_environment, end_with_first_process, is_first_process
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
 from systems.callbacks.collapse import CollapseDetection
 from systems.callbacks.diagnostics import Diagnostics
+from systems.callbacks.first_process import FirstProcessWatch
 from systems.callbacks.interruption import Interruption
 from systems.callbacks.notices import EstimatorWatch, Forecast
 from systems.callbacks.performance import Performance, Progress
@@ -42,7 +43,11 @@ from systems.stages import system_class
 
 
 class Interrupted(Exception):
-    """Ctrl-C, SIGTERM or SIGHUP stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
+    """A signal stopped the run after an iteration, perhaps its last, and a checkpoint was written."""
+
+    def __init__(self, message: str, requeue: bool = False) -> None:
+        super().__init__(message)
+        self.requeue = requeue  # the signal was that of a scheduler, before the job's time ends
 
 
 def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Callable[[], None] | None = None) -> Path:
@@ -60,6 +65,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
         Interrupted: a signal stopped it.
     """
     folder = agreed_folder(Path(folder))
+    end_with_first_process()
     if resume is not None:
         check_same_run(resume, read_metadata(resume), config)
     elif config.starts_from_mesh:
@@ -98,7 +104,8 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
             interruption.release()
     close_loggers(config.logger)
     if interruption.stopping or interruption.received is not None:  # also while the results were written
-        raise Interrupted(f"stopped after iteration {int(system.iteration)}; go on with --resume {newest_path(folder)}")
+        message = f"stopped after iteration {int(system.iteration)}; go on with --resume {newest_path(folder)}"
+        raise Interrupted(message, interruption.requeue)
     return folder
 
 
@@ -130,7 +137,9 @@ def save_beginning(trainer: lightning.Trainer, system: DistillationSystem, folde
 def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
     """Lightning's Trainer with this project's callbacks, loggers and checkpoints."""
     interruption, detection, performance = Interruption(), CollapseDetection(config.collapse), Performance()
+    environment = cluster_environment()
     callbacks = [
+        FirstProcessWatch(),
         performance,
         interruption,
         detection,
@@ -145,12 +154,13 @@ def build_trainer(config: RunConfig, folder: Path) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=find_device(config.trainer.accelerator),
         devices=config.trainer.devices,
-        strategy=distributed_strategy() if config.trainer.devices > 1 else "auto",
+        num_nodes=config.trainer.num_nodes,
+        strategy=distributed_strategy() if config.trainer.devices * config.trainer.num_nodes > 1 else "auto",
         precision=chosen_precision(config.trainer),
         max_epochs=1,
         logger=build_loggers(config.logger, folder, f"{config.name}: {config.prompt}", plain(config)),
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([] if environment is None else [environment])],
         default_root_dir=folder,
         log_every_n_steps=log_interval(config.iterations * config.particles),
         num_sanity_val_steps=0,

@@ -1,4 +1,5 @@
-"""The signals that ask a run to stop: Ctrl-C, SIGTERM (a scheduler, a shutdown), SIGHUP (a terminal that was closed).
+"""The signals that ask a run to stop: Ctrl-C, SIGTERM (a scheduler, a shutdown), SIGHUP (a terminal that was closed),
+SIGUSR1 (SLURM's ``--signal``, before a job's time ends).
 
 While it trains, a run finishes its iteration and saves (``systems/callbacks/interruption.py``). At any other time each
 of them acts like Ctrl-C. Nothing here imports PyTorch.
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+REQUEUE = "SIGUSR1"  # after which a SLURM job shall go on
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", REQUEUE)
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that this system has (Windows lacks SIGHUP) and that aren't ignored: ``nohup`` ignores SIGHUP."""
+    """Those that this system has (Windows lacks SIGHUP and SIGUSR1) and that aren't ignored: ``nohup`` ignores SIGHUP."""
     known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -2,7 +2,7 @@
 
 By iterations and by minutes, at the end of an iteration, when no optimizer is halfway; one at the start,
 so that there always is one from before a collapse (and a full or read-only disk shows at once); one when
-Ctrl-C or SIGTERM arrives. ``last.ckpt`` is the newest.
+a signal stops the run. ``last.ckpt`` is the newest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: finish the iteration, save, stop. A second Ctrl-C stops at once."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: finish the iteration, save, stop. A second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from systems.base import DistillationSystem
-from systems.signals import stop_signals
+from systems.signals import REQUEUE, stop_signals
 
 
 class Interruption(Callback):
-    """Ends training after the iteration in which a signal came; ``stopping`` says that it did.
+    """Ends training after the iteration in which a signal came; ``stopping`` says that it did, and ``requeue`` that it
+    was the one after which a scheduler's job shall go on. Both are the same on all ranks.
 
     Stopping inside an iteration would leave theta one step ahead of phi, which no resumed run could
     undo.
@@ -25,7 +26,7 @@ class Interruption(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.stopping = False
+        self.stopping = self.requeue = False
         self._found: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._found = {number: signal.getsignal(number) for number in stop_signals()}
@@ -36,11 +37,14 @@ class Interruption(Callback):
             signal.signal(number, self._receive)
 
     def on_train_batch_end(self, trainer: Trainer, system: DistillationSystem, *_: object) -> None:
-        stopping = self.received is not None
-        if trainer.world_size > 1:  # a signal may reach one rank alone
-            stopping = trainer.strategy.reduce_boolean_decision(stopping, all=False)
-        if stopping:
+        received = self.received
+        if self._on_any_rank(trainer, received is not None):
             self.stopping = trainer.should_stop = True
+            self.requeue = self._on_any_rank(trainer, received is not None and received.name == REQUEUE)
+
+    def _on_any_rank(self, trainer: Trainer, mine: bool) -> bool:
+        """A signal may reach one rank alone."""
+        return trainer.strategy.reduce_boolean_decision(mine, all=False) if trainer.world_size > 1 else mine
 
     def teardown(self, trainer: Trainer, system: DistillationSystem, stage: str) -> None:
         self.release()

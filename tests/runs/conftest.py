@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import runs
-from runs.processes import RUN_FOLDER_VARIABLE
+from runs.processes import FIRST_PROCESS_VARIABLE, RUN_FOLDER_VARIABLE
 from tests.runs.stubs import STUB, module
 
 
@@ -18,6 +18,7 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
+    monkeypatch.setenv(FIRST_PROCESS_VARIABLE, "")
 
 
 @pytest.fixture
