@@ -1,4 +1,4 @@
-"""Training on a pretended CUDA device (`tests.pretended_cuda`): nothing mixes devices, and little makes the host wait."""
+"""Training on a pretended CUDA device (`tests.pretended_cuda`): no mixture of devices, and few waits of the host."""
 
 from __future__ import annotations
 
