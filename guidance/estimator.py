@@ -38,6 +38,7 @@ from guidance.config import EstimatorConfig
 from guidance.frozen_model import TextEmbeddings, Unregistered
 from guidance.prior import DiffusionPrior
 from guidance.schedule import Latents, Prediction
+from models.transfer import to_device
 
 ADAPTER = "default"  # peft's name for it
 
@@ -90,7 +91,7 @@ class LoraEstimator(nn.Module):
         """
         condition = self.camera_embedding(c2w.to(x_t.device, torch.float32))
         if keep_camera is not None:
-            condition = condition * keep_camera.to(x_t.device)[:, None]
+            condition = condition * to_device(keep_camera, x_t.device)[:, None]
         network = self.twin.module
         with added_to_output(network.get_submodule(self.traits.condition_module), condition):
             return prior.predict(x_t, t, text, network)

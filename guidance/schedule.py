@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from models.transfer import to_device
+
 PREDICTION_TYPES = ("epsilon", "v", "flow")
 
 Latents = Float[Tensor, "batch channels latent_height latent_width"]
@@ -101,7 +103,7 @@ class NoiseSchedule:
         parts = torch.randperm(count, generator=generator, device=device_of_draws)
         within = torch.rand(count, generator=generator, device=device_of_draws)
         fraction = low + (high - low) * (parts + within) / max(count, 1)
-        return (fraction * len(self)).long().clamp(max=len(self) - 1).to(device)
+        return to_device((fraction * len(self)).long().clamp(max=len(self) - 1), device)
 
 
 def check_t_range(t_range: tuple[float, float]) -> tuple[float, float]:

@@ -28,6 +28,7 @@ from guidance.prompts import PromptBatch, PromptEmbeddings
 from guidance.registry import Predictions
 from guidance.sampling import ddim
 from guidance.schedule import Latents, Levels, Prediction, epsilon_from_x0
+from models.transfer import to_device
 from renderers.cameras import Cameras
 
 FULL_RANGE = (0.0, 1.0)
@@ -258,4 +259,4 @@ def _pair(texts: PromptBatch, scale: float, always: bool = False) -> dict[str, T
 
 def draw_noise(like: Latents, generator: torch.Generator) -> Latents:
     """Standard normal noise of the shape and on the device of ``like``, drawn on the generator's device."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+    return to_device(torch.randn(like.shape, generator=generator, device=generator.device), like.device)

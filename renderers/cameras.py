@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.transfer import to_device
 from renderers.config import VIEW_WORDS, CameraSampling, ViewThresholds
 
 
@@ -44,7 +45,7 @@ class Cameras:
         return Cameras(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return Cameras(**{f.name: to_device(getattr(self, f.name), device) for f in fields(self)})
 
 
 def orbit_cameras(
@@ -105,11 +106,10 @@ def view_index(
     """Index into ``VIEW_WORDS`` of each view, int64 ``[batch]``."""
     from_front = ((azimuth_deg + 180) % 360 - 180).abs()
     index = torch.full_like(azimuth_deg, VIEW_WORDS.index("side"), dtype=torch.int64)
-    index[from_front <= thresholds.front_deg] = VIEW_WORDS.index("front")
-    index[from_front >= 180 - thresholds.back_deg] = VIEW_WORDS.index("back")
-    index[elevation_deg > thresholds.overhead_deg] = VIEW_WORDS.index("overhead")
-    index[elevation_deg < thresholds.bottom_deg] = VIEW_WORDS.index("bottom")
-    return index
+    index = index.masked_fill(from_front <= thresholds.front_deg, VIEW_WORDS.index("front"))
+    index = index.masked_fill(from_front >= 180 - thresholds.back_deg, VIEW_WORDS.index("back"))
+    index = index.masked_fill(elevation_deg > thresholds.overhead_deg, VIEW_WORDS.index("overhead"))
+    return index.masked_fill(elevation_deg < thresholds.bottom_deg, VIEW_WORDS.index("bottom"))
 
 
 def sample_cameras(count: int, sampling: CameraSampling, generator: torch.Generator, together: int = 1) -> Cameras:

@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 from models.backends import NUMBA, TORCH, TRITON, BackendChoice
 from models.numba_threads import match_torch_threads
+from models.transfer import to_device
 from renderers.config import OccupancyConfig
 
 CELLS_PER_CHUNK = 2**17  # bounds the memory of an update
@@ -60,7 +62,7 @@ class OccupancyGrid(nn.Module):
         resolution, device = self.config.resolution, self.density.device
         axis = torch.arange(resolution, device=device)
         cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-        jitter = torch.rand(cells.shape, generator=generator, device=generator.device).to(device)
+        jitter = to_device(torch.rand(cells.shape, generator=generator, device=generator.device), device)
         points = ((cells + jitter) / resolution * 2 - 1) * self.config.radius
         sampled = torch.cat([density(chunk).float() for chunk in points.split(CELLS_PER_CHUNK)])
         self.density.copy_(torch.maximum(self.density * self.config.decay, sampled.view_as(self.density)))
@@ -93,6 +95,17 @@ class PackedSamples:
     t_ends: Float[Tensor, "n"]
     ray_indices: Int[Tensor, "n"]  # int64
     n_rays: int
+
+    def split(self, rays: int) -> list[PackedSamples]:
+        """The samples of ``rays`` rays after another, whose numbers begin anew at 0; the host waits once."""
+        firsts = torch.arange(0, self.n_rays + rays, rays, device=self.ray_indices.device).clamp(max=self.n_rays)
+        places = torch.searchsorted(self.ray_indices, firsts).tolist()
+        parts = []
+        for number, (start, end) in enumerate(pairwise(places)):
+            first, part = number * rays, slice(start, end)
+            indices, count = self.ray_indices[part] - first, min(rays, self.n_rays - first)
+            parts.append(PackedSamples(self.t_starts[part], self.t_ends[part], indices, count))
+        return parts
 
     @property
     def t_middles(self) -> Float[Tensor, "n"]:

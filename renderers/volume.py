@@ -4,7 +4,7 @@ It knows no network and no text: a field is a function from points to `FieldSamp
 composited as sRGB, without tone mapping, as in NeRF.
 
 Memory is bounded by chunks of rays. Without gradient each chunk is reduced to its pixels. With
-gradient, an image of more than one chunk keeps the weights of its samples only; the graph of a chunk is
+gradient, an image of more than one chunk keeps the places and weights of its samples only; the graph of a chunk is
 rebuilt during backward, on the same samples, so the gradient is exact.
 
 Compositing is emission and absorption (Max 1995; NeRF, Eq. 3). With optical depths
@@ -20,7 +20,7 @@ two sums, which would lose its digits behind a thousand saturated rays. The Trit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +29,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.fields import FieldSamples
+from models.transfer import to_device
 from renderers.cameras import Cameras, camera_rays
 from renderers.config import VolumeRendererConfig
 from renderers.output import BackgroundColors, RenderOutput, in_front_of
-from renderers.ray_marching import OccupancyGrid, march_rays, volume_backend
+from renderers.ray_marching import OccupancyGrid, PackedSamples, march_rays, volume_backend
 
 Field = Callable[[Float[Tensor, "n 3"]], FieldSamples]
 Normals = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
+
+RAYS_PER_MARCH = 2**18  # of a view of 512 px: up to 350 MB of samples at 96 a ray
 
 
 class VolumeRenderer:
@@ -68,36 +71,54 @@ class VolumeRenderer:
         first_step = torch.ones(len(rays_o), device=rays_o.device)
         if generator is not None:
             share = torch.rand(len(rays_o), generator=generator, device=generator.device)
-            first_step = 1 - share.to(rays_o.device)  # in (0, 1]
-        starts = range(0, len(rays_o), self.config.rays_per_chunk)
+            first_step = 1 - to_device(share, rays_o.device)  # in (0, 1]
+        size = self.config.rays_per_chunk
         # Recomputing pays only where there are graphs that need not be held at once.
-        recompute = torch.is_grad_enabled() and len(starts) > 1
+        recompute = torch.is_grad_enabled() and len(rays_o) > size
         chunks = []
-        for start in starts:
-            part = slice(start, start + self.config.rays_per_chunk)
-            arguments = (field, normals, occupancy, rays_o[part], rays_d[part], first_step[part])
+        samples = self._march(occupancy, rays_o, rays_d, first_step)
+        for of_chunk, origins, directions in zip(samples, rays_o.split(size), rays_d.split(size), strict=True):
+            arguments = (field, normals, of_chunk, origins, directions)
             if recompute:
-                # The chunk draws nothing at random: its jitter was drawn above.
+                # The chunk draws nothing at random: its samples were chosen above.
                 chunk = checkpoint(self._render_rays, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 chunk = self._render_rays(*arguments)
             chunks.append(chunk)
         return _assemble(chunks, background, (len(cameras), height, width))
 
-    def _render_rays(
+    def _march(
         self,
-        field: Field,
-        normals: Normals | None,
         occupancy: OccupancyGrid,
         rays_o: Float[Tensor, "rays 3"],
         rays_d: Float[Tensor, "rays 3"],
         first_step: Float[Tensor, "rays"],
-    ) -> _RayChunk:
+    ) -> Iterator[PackedSamples]:
+        """The samples of each chunk of rays.
+
+        Each march makes the host wait for a GPU, so many chunks are marched together. Plain PyTorch marches them one by
+        one, because it holds all intervals of its rays, empty ones included.
+        """
+        size, backend = self.config.rays_per_chunk, self.config.backend
+        one_by_one = volume_backend(backend).on(rays_o.device) == "torch"
+        together = size if one_by_one else max(RAYS_PER_MARCH // size, 1) * size
         step = 2 * occupancy.config.radius / self.config.samples_per_ray
+        parts = (rays.split(together) for rays in (rays_o, rays_d, first_step))
+        for origins, directions, firsts in zip(*parts, strict=True):
+            samples = march_rays(
+                origins, directions, occupancy, bounds=self.config.bounds, step=step, first_step=firsts, backend=backend
+            )
+            yield from [samples] if len(origins) <= size else samples.split(size)
+
+    def _render_rays(
+        self,
+        field: Field,
+        normals: Normals | None,
+        samples: PackedSamples,
+        rays_o: Float[Tensor, "rays 3"],
+        rays_d: Float[Tensor, "rays 3"],
+    ) -> _RayChunk:
         backend = self.config.backend
-        samples = march_rays(
-            rays_o, rays_d, occupancy, bounds=self.config.bounds, step=step, first_step=first_step, backend=backend
-        )
         points = samples.points(rays_o, rays_d)
         answers = field(points)
         index = (samples.ray_indices, samples.n_rays, backend)

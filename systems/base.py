@@ -14,8 +14,9 @@ With n particles an iteration moves one of them, and every schedule is stretched
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -66,8 +67,11 @@ class DistillationSystem(LightningModule, ABC):
     scenes_class: type[Scenes]
     regularizers: tuple[str, ...] = ()  # fields of RegularizerConfig that have a meaning in this stage
     advice: ClassVar[dict[str, str]]  # what to try against a collapse, by symptom (systems/callbacks/collapse.py)
-    iteration: Tensor
+    iteration: Tensor  # on the CPU, wherever the rest is: reading it mustn't wait for a GPU
     report: StepReport  # of the last iteration
+
+    # It is the same on all ranks, and a GPU's collectives don't read the CPU's memory.
+    _ddp_params_and_buffers_to_ignore = ("iteration",)
 
     scene: Scenes  # theta; its parameters are the scene optimizer's
 
@@ -85,6 +89,11 @@ class DistillationSystem(LightningModule, ABC):
         # logged before an optimizer's step in a first iteration.
         self.figures: dict[str, Tensor | float] = {}
         self._overflows: dict[str, int] = {}  # by optimizer, in a row
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> DistillationSystem:
+        super()._apply(fn, recurse)
+        self.iteration = self.iteration.cpu()
+        return self
 
     @property
     def iterations(self) -> int:
@@ -190,7 +199,7 @@ class DistillationSystem(LightningModule, ABC):
         for name, value in terms.items():
             self.figures[f"loss/{name}"] = value.detach()
             loss = loss + weights[name] * value
-        self._update(0, "scene", loss, iteration)
+        self._update(0, "scene", loss)
         self.figures |= {f"schedule/{name}": weight for name, weight in weights.items()}
 
     def _step_estimator(self, iteration: int, latents: Latents, guidance: GuidanceOutput, cameras: Cameras) -> None:
@@ -200,35 +209,38 @@ class DistillationSystem(LightningModule, ABC):
             if loss is None:
                 generator = self._stream(Purpose.ESTIMATOR_STEP, iteration, step)
                 loss = self.guidance.estimator_loss(latents, self.prompts, cameras, generator)
-            self._update(1, "estimator", loss, iteration)
+            self._update(1, "estimator", loss)
 
-    def _update(self, index: int, name: str, loss: Tensor, iteration: int) -> None:
+    def _update(self, index: int, name: str, loss: Tensor) -> None:
         """Backward and one step of an optimizer; nothing is updated by a loss that is no number."""
-        # The mean over ranks, so that all of them stop together.
-        mean = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
-        require_finite(f"loss/{name}", mean, iteration, state_is_sound=index == 0)
+        # The mean over ranks, so that all of them stop together. It is looked at before the optimizer's step.
+        self.figures[f"loss/{name}"] = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
         optimizer = self._optimizers()[index]
         optimizer.zero_grad()
         # The forward pass chose its number formats; autocast would round the gradients of what ran in float32.
         with torch.autocast(self.device.type, enabled=False):
             self.manual_backward(loss)
         optimizer.step()
-        self.figures[f"loss/{name}"] = mean
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient, unscaled and averaged over ranks, and clip it."""
+        """Look at the loss and the gradient, unscaled and averaged over ranks, and clip it.
+
+        Both numbers come in one transfer, the only one that an optimizer's step waits for.
+        """
         is_scene = optimizer is self._optimizers()[0].optimizer
         name, config = ("scene", self.config.optimizer) if is_scene else ("estimator", self.config.estimator_optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = optimizers.gradient_norm(parameters)
+        norm, loss = optimizers.gradient_norm(parameters), self.figures[f"loss/{name}"]
+        loss_value, norm_value = torch.stack([torch.as_tensor(loss).float(), norm.to(self.device)]).tolist()
+        require_finite(f"loss/{name}", loss_value, int(self.iteration), state_is_sound=is_scene)
         # An overflow under a loss scale is no collapse: the scaler skips the step and lowers the scale.
         if self.trainer.precision == "16-mixed":
-            self._overflows[name] = 0 if torch.isfinite(norm) else self._overflows.get(name, 0) + 1
+            self._overflows[name] = 0 if math.isfinite(norm_value) else self._overflows.get(name, 0) + 1
             if self._overflows[name] >= MAX_OVERFLOWS:
-                quantity = f"grad/{name} is {norm.item():g} in fp16 for {MAX_OVERFLOWS} steps in a row"
+                quantity = f"grad/{name} is {norm_value:g} in fp16 for {MAX_OVERFLOWS} steps in a row"
                 raise CollapseError(quantity, int(self.iteration), OVERFLOW_ADVICE, state_is_sound=is_scene)
         else:
-            require_finite(f"grad/{name}", norm, int(self.iteration), state_is_sound=is_scene)
+            require_finite(f"grad/{name}", norm_value, int(self.iteration), state_is_sound=is_scene)
         if config.clip_norm is not None:
             optimizers.scale_gradients(parameters, norm, config.clip_norm)
         self.figures[f"grad/{name}"] = norm

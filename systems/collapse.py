@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from renderers.output import RenderOutput
 
@@ -36,14 +34,14 @@ class CollapseError(RuntimeError):
         return f"{self.quantity} at iteration {self.iteration}; try {self.advice}; {where}"
 
 
-def require_finite(quantity: str, value: Tensor, iteration: int, state_is_sound: bool) -> None:
-    """Raise a `CollapseError` where a scalar is NaN or infinite."""
-    if not torch.isfinite(value):
+def require_finite(quantity: str, value: float, iteration: int, state_is_sound: bool) -> None:
+    """Raise a `CollapseError` where a number is NaN or infinite."""
+    if not math.isfinite(value):
         advice = (
             "lower learning rates (those of the section optimizer, estimator_optimizer.lr), a limit on gradients "
             "(optimizer.clip_norm, guidance.max_gradient_rms), or a wider number format (trainer.precision=32-true)"
         )
-        raise CollapseError(f"{quantity} is {value.item():g}", iteration, advice, state_is_sound)
+        raise CollapseError(f"{quantity} is {value:g}", iteration, advice, state_is_sound)
 
 
 @dataclass(frozen=True)

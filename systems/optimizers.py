@@ -87,14 +87,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, rates: dict[str, float]
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
     """Euclidean norm of all gradients together; 0 where there are none."""
-    norms = [torch.linalg.vector_norm(p.grad.float()) for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    gradients = [p.grad.float() for p in parameters if p.grad is not None]
+    # All tensors in one go: an estimator has hundreds of them.
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else torch.zeros(())
 
 
 @torch.no_grad()
 def scale_gradients(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""], clip_norm: float) -> None:
     """Shrink all gradients together so that their norm, given, is at most ``clip_norm``."""
     factor = (clip_norm / norm).clamp(max=1.0)  # a norm of 0 makes it infinite, hence 1
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor)

@@ -20,6 +20,7 @@ from models.fields import Background
 from models.mesh import Surface
 from models.placement import Origin, Placement
 from models.stored_mesh import StoredPlacement
+from models.transfer import to_device
 from renderers.cameras import Cameras, camera_rays, turntable_cameras
 from renderers.output import RenderOutput
 from systems.checkpoints import check_state, read_checkpoint
@@ -199,9 +200,10 @@ def training_background(
     solid = torch.rand(count, generator=generator) < config.random_background
     colors = torch.rand(count, 3, generator=generator)
     colors = config.background_low + (config.background_high - config.background_low) * colors
-    solid, colors = (drawn.to(device)[:, None, None] for drawn in (solid[:, None], colors))
+    all_solid = bool(solid.all())
+    solid, colors = (to_device(drawn, device)[:, None, None] for drawn in (solid[:, None], colors))
     _, rays_d = camera_rays(cameras, size, size)
-    if solid.all():
+    if all_solid:
         return colors.expand_as(rays_d)
     return torch.where(solid, colors, background(rays_d))
 

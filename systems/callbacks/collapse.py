@@ -32,7 +32,7 @@ class CollapseDetection(Callback):
         report, iteration = system.report, int(system.iteration)
         vitals = self._over_ranks(trainer, measure(report.views))
         for name, value in vars(vitals).items():
-            require_finite(f"render/{name}", torch.tensor(value), iteration, state_is_sound=False)
+            require_finite(f"render/{name}", value, iteration, state_is_sound=False)
         for symptom, (found, quantity) in self.symptoms(vitals, system.scene.may_be_opaque).items():
             key = (report.particle, symptom)
             self.counts[key] = self.counts.get(key, 0) + 1 if found else 0

@@ -111,8 +111,8 @@ def test_a_dead_scene_stops_the_run_and_keeps_what_was_before(config, tmp_path) 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none(value: float) -> None:
     with pytest.raises(CollapseError, match=f"loss/scene is {value} at iteration 3; try lower learning rates"):
-        require_finite("loss/scene", torch.tensor(value), 3, state_is_sound=True)
-    require_finite("loss/scene", torch.tensor(1.0), 3, state_is_sound=True)
+        require_finite("loss/scene", value, 3, state_is_sound=True)
+    require_finite("loss/scene", 1.0, 3, state_is_sound=True)
 
 
 def test_a_nan_in_the_gradient_stops_the_run_with_the_state_from_before(config, tmp_path, monkeypatch) -> None:
@@ -155,7 +155,9 @@ def overflowing(system: NeRFSystem, precision: str = "16-mixed") -> tuple[Simple
     stub = SimpleNamespace(
         config=system.config, trainer=SimpleNamespace(precision=precision), _optimizers=lambda: wrapped
     )
-    return SimpleNamespace(**vars(stub), iteration=torch.tensor(7), figures={}, _overflows={}), both
+    losses = {f"loss/{name}": torch.tensor(1.0) for name in ("scene", "estimator")}
+    now = {"iteration": torch.tensor(7), "device": torch.device("cpu"), "figures": losses}
+    return SimpleNamespace(**vars(stub), **now, _overflows={}), both
 
 
 def step(loop: SimpleNamespace, optimizer: torch.optim.Optimizer, gradient: float, times: int = 1) -> None:

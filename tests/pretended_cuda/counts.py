@@ -1,0 +1,49 @@
+"""What happened on the pretended device, by the line of the project that asked for it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = str(Path(__file__).resolve().parent)
+ITERATION, LOGGING = "training_step", "_log"  # the functions of `systems.base` that do and that log an iteration
+
+
+@dataclass
+class Counts:
+    """Of the kernels that iterations launched, and of the times that the host waited for the device; logging apart."""
+
+    kernels: Counter[str] = field(default_factory=Counter)  # by name and line
+    waits: Counter[str] = field(default_factory=Counter)  # by reason and line
+
+    def launch(self, name: str) -> None:
+        if (line := _place()) is not None:
+            self.kernels[f"{name} at {line}"] += 1
+
+    def wait(self, reason: str) -> None:
+        if (line := _place()) is not None:
+            self.waits[f"{reason} at {line}"] += 1
+
+    def reset(self) -> None:
+        self.kernels.clear()
+        self.waits.clear()
+
+
+def _place() -> str | None:
+    """The innermost line of the project on the stack; None outside of an iteration's own work."""
+    line, within = "?", False
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if file.startswith(str(ROOT)) and not file.startswith(HERE):
+            if line == "?":
+                line = f"{Path(file).relative_to(ROOT)}:{frame.f_lineno}"
+            if function == LOGGING:
+                return None
+            within = within or function == ITERATION
+        frame = frame.f_back
+    return line if within else None

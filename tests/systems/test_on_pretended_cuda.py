@@ -1,0 +1,47 @@
+"""Training on a pretended CUDA device (`tests.pretended_cuda`): no mixture of devices, and few waits of the host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pretended_cuda.counts import ROOT
+from tests.pretended_cuda.registration import compile_registration
+from tests.tools import lacking
+
+pytestmark = pytest.mark.slow
+
+CASES = ("nerf:vsd:bf16-mixed", "nerf:sds:16-mixed", "image:csd:bf16-mixed")
+
+
+@pytest.fixture(scope="module")
+def waits(tmp_path_factory) -> dict[str, dict[str, int]]:
+    """By case the waits of an iteration, by reason and line."""
+    pytest.importorskip("triton")
+    if sys.platform != "linux":
+        pytest.skip("the device is registered with PyTorch by a library for Linux")
+    library = compile_registration(Path(tmp_path_factory.mktemp("pretended")))
+    if library is None:
+        lacking("no C++ compiler")
+    answer = library.with_name("waits.json")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.pretended_cuda.runs", str(library), str(answer), *CASES]
+    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def test_an_iteration_of_nerf_waits_for_the_size_of_its_samples_and_for_what_each_optimizer_looks_at(waits):
+    found = waits["nerf:vsd:bf16-mixed"]
+    assert sum(found.values()) <= 4, found
+
+
+def test_no_case_waits_to_send_what_was_drawn_on_the_cpu(waits):
+    assert {case: [place for place in found if "to the device" in place] for case, found in waits.items()} == {
+        case: [] for case in CASES
+    }
