@@ -19,7 +19,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", REQUEUE)
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those that this system has (Windows lacks SIGHUP and SIGUSR1) and that aren't ignored: ``nohup`` ignores SIGHUP."""
+    """Those that this system has (Windows lacks two) and that aren't ignored: ``nohup`` ignores SIGHUP."""
     known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 # Executed under the names of the modules that it stands for: what counts as a mistake depends on them.
 STUB = """
 class Interrupted(Exception):
-    pass
+    requeue = False
 
 def train(config, folder, resume=None, begun=None):
     calls.append(("train", config, folder, resume))
