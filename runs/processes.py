@@ -141,7 +141,9 @@ def end_with_first_process(every: float = 2.0) -> None:
         every: seconds between looks.
     """
     first = os.environ.get(FIRST_PROCESS_VARIABLE)
-    if first in (None, "", str(os.getpid())) or sys.platform == "win32":  # where a venv's Python has a process in between
+    if sys.platform == "win32":  # where a virtual environment's Python has a process in between
+        return
+    if first in (None, "", str(os.getpid())):
         return
 
     def watch() -> None:

@@ -158,7 +158,7 @@ def test_renders_of_a_checkpoint_equal_those_of_the_system(finished: Path, two) 
     assert not torch.equal(first.turntable(0), first.turntable(1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_the_iteration_saves_and_can_be_resumed(
     config, tmp_path, monkeypatch, number, hearing_hangups
 ) -> None:
