@@ -458,6 +458,8 @@ OTHER_VALUES = {
     "prior.precision": "bf16",
     "estimator.gradient_checkpointing": "true",
     "guidance.one_batch": "false",
+    "guidance.weighting": "x0",
+    "guidance.rescale": "0.5",
     "collapse.enabled": "false",
     "regularizers.transmittance_target": "[[0, 0.3]]",
     "export.formats": "[ply]",
