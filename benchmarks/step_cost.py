@@ -44,6 +44,7 @@ from guidance.families.sdxl import StableDiffusionXLPrior
 from guidance.families.stable_diffusion import StableDiffusionPrior
 from guidance.frozen_model import TextEmbeddings
 from guidance.memory import GB, estimate_memory
+from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings
 from guidance.score_distillation import ScoreDistillation
@@ -83,7 +84,7 @@ def stable_diffusion_2_1(device: torch.device = META) -> DiffusionPrior:
             use_linear_projection=True,
         )
         autoencoder = _autoencoder(size=512, channels=4)
-    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), (None,), "config", device, DTYPE)
+    return StableDiffusionPrior(unet.to(DTYPE), autoencoder, _noise(), (None,), ModelFiles("config"), device, DTYPE)
 
 
 def stable_diffusion_xl(device: torch.device = META) -> DiffusionPrior:
@@ -103,7 +104,9 @@ def stable_diffusion_xl(device: torch.device = META) -> DiffusionPrior:
             projection_class_embeddings_input_dim=2816,
         )
         autoencoder = _autoencoder(size=1024, channels=4)
-    return StableDiffusionXLPrior(unet.to(DTYPE), autoencoder, _noise(), (None, None), "config", device, DTYPE)
+    return StableDiffusionXLPrior(
+        unet.to(DTYPE), autoencoder, _noise(), (None, None), ModelFiles("config"), device, DTYPE
+    )
 
 
 def stable_diffusion_3_5_medium(device: torch.device = META) -> DiffusionPrior:
@@ -121,7 +124,7 @@ def stable_diffusion_3_5_medium(device: torch.device = META) -> DiffusionPrior:
         autoencoder = _autoencoder(size=1024, channels=16, use_quant_conv=False, use_post_quant_conv=False)
     schedule = flow_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0), patches=64**2)
     return StableDiffusion3Prior(
-        transformer.to(DTYPE), autoencoder, schedule, (None, None, None), "config", device, DTYPE
+        transformer.to(DTYPE), autoencoder, schedule, (None, None, None), ModelFiles("config"), device, DTYPE
     )
 
 
@@ -136,7 +139,7 @@ def flux_1_dev(device: torch.device = META) -> DiffusionPrior:
         autoencoder,
         flow_schedule(scheduler, patches=64**2),
         (None, None),
-        "config",
+        ModelFiles("config"),
         device,
         DTYPE,
     )

@@ -68,8 +68,16 @@ def _check_prompt(prompt: str) -> str:
 class PriorConfig:
     """Which frozen text-to-image model guides the scene, and how it is run."""
 
-    # Folder in diffusers' format (relative: to the repository), or a hub id.
+    # Folder in diffusers' format (bundled ones: relative to the repository), single file with a model's weights, or hub
+    # id.
     path: str = setting("priors/mini", inherit="default")
+    revision: str | None = setting(None, inherit="default")  # branch, tag or commit of a hub id; null: its main branch
+    # Of a single file: folder or hub id of a model with the same layout, for sizes, noise levels, tokenizers, and
+    # networks that the file lacks. null: the hub id that the names and shapes of its weights tell.
+    config: str | None = setting(None, inherit="default")
+    # LoRA files, folders or hub ids whose changes are added to the model, FILE or FILE:SCALE.
+    loras: tuple[str, ...] = setting((), inherit="default")
+    embeddings: tuple[str, ...] = setting((), inherit="default")  # files of textual inversions, for SD 1.x and 2.x
     preset: str = "mini"  # file of configs/prior that the settings came from; prior=NAME chooses it
     # Number format of the frozen weights; auto: fp32 on a CPU, bf16 on CUDA (fp16 with a 16-mixed trainer).
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", change="anywhere")

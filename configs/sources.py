@@ -169,12 +169,12 @@ def presets_by_model() -> dict[str, str]:
 
 
 def choose_prior(choice: object) -> PriorChoice:
-    """What ``prior=...`` means: a preset's name, else a folder, else a hub id (owner/name).
+    """What ``prior=...`` means: a preset's name, else a folder or file, else a hub id (owner/name).
 
     A folder or hub id that a preset names as its model brings that preset; any other the preset "custom".
 
     Raises:
-        ConfigError: none of the three. Whether a hub id exists is known only when it is loaded.
+        ConfigError: none of these. Whether a hub id exists is known only when it is loaded.
     """
     presets = preset_names()
     if choice in presets:
@@ -182,13 +182,13 @@ def choose_prior(choice: object) -> PriorChoice:
     if isinstance(choice, str) and choice:
         folder = Path(os.path.expanduser(choice))  # pathlib's raises where ~name is nobody's home
         preset = presets_by_model().get(str(folder), CUSTOM_PRESET)
-        if os.path.isdir(folder):  # Path.is_dir raises where the name is too long
+        if os.path.exists(folder):  # Path.exists raises where the name is too long
             return PriorChoice(preset, str(folder.resolve()))
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", choice):
             return PriorChoice(preset, choice)
     raise ConfigError(
-        f"prior: {quoted(choice)} is no preset, no folder and no hub id (owner/name); {allowed(str(choice), presets)}, "
-        "or a path"
+        f"prior: {quoted(choice)} is no preset, no folder, no file and no hub id (owner/name); "
+        f"{allowed(str(choice), presets)}, or a path"
     )
 
 

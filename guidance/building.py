@@ -13,23 +13,23 @@ from guidance.frozen_model import FrozenModel
 from guidance.image_text import ImageTextModel, load_image_text_model
 from guidance.interface import Guidance
 from guidance.loading import load_prior
+from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
 from guidance.score_distillation import ScoreDistillation
 
 
-def load_model(config: GuidanceConfig, path: str, device: torch.device, dtype: torch.dtype) -> FrozenModel:
+def load_model(config: GuidanceConfig, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> FrozenModel:
     """The frozen model that the loss needs.
 
     Args:
-        path: a folder or a hub id, such as ``config.frozen_model(...).path``.
         dtype: of a diffusion prior's weights; an image-text model is float32.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_prior`` and ``load_image_text_model``.
     """
     if config.reads == "images":
-        return load_image_text_model(path, device)
-    return load_prior(path, device, dtype)
+        return load_image_text_model(str(files), device)
+    return load_prior(files, device, dtype)
 
 
 def build_guidance(

@@ -23,6 +23,7 @@ from guidance.families.multiview import CAMERA_WIDTH
 from guidance.families.mvdream import LATENT_SIZE, MVDreamPrior, convert, port_weights, read_weights
 from guidance.families.stable_diffusion import COMPONENTS
 from guidance.loading import INDEX_FILE, WORKING_ID, find_index
+from guidance.model_files import ModelFiles
 from priors.multiview_network import VIEWS
 
 
@@ -44,7 +45,7 @@ def convert_mvdream(source: Path, out: Path, base: str = WORKING_ID, dtype: torc
         pipeline = read_object(find_index(source)).get("_class_name")
         if pipeline != "MVDreamPipeline":
             raise ValueError(f"SOURCE: {source} is a {pipeline}, not a port of MVDream (MVDreamPipeline); give another")
-        MVDreamPrior.views_of(source, {})
+        MVDreamPrior.views_of(ModelFiles(source), {})
         path = port_weights(source)
     weights = read_weights(path)
     index = read_object(find_index(base))
@@ -56,7 +57,7 @@ def convert_mvdream(source: Path, out: Path, base: str = WORKING_ID, dtype: torc
     folder = Path(base).expanduser()
     is_local = folder.is_dir()
     if is_local:
-        require_components(folder, index, COMPONENTS)
+        require_components(ModelFiles(folder), index, COMPONENTS)
     else:
         folder = Path(snapshot_download(base, allow_patterns=["unet/config.json"]))
     config = dict(UNet2DConditionModel.load_config(folder, subfolder="unet"))
@@ -71,7 +72,7 @@ def convert_mvdream(source: Path, out: Path, base: str = WORKING_ID, dtype: torc
             f"{name}/*{end}" for name in ("vae", "text_encoder") for end in ("config.json", "model.safetensors")
         ]
         folder = Path(snapshot_download(base, allow_patterns=[INDEX_FILE, "scheduler/*", "tokenizer/*", *weights_of]))
-        require_components(folder, index, COMPONENTS)
+        require_components(ModelFiles(folder), index, COMPONENTS)
     unet.save_pretrained(out / "unet")
     for name in COMPONENTS:
         if name != "unet":

@@ -1,4 +1,4 @@
-"""From a folder or a hub id to a ``DiffusionPrior``: the family is read from ``model_index.json``.
+"""From a folder, a single file or a hub id to a ``DiffusionPrior``: ``model_index.json`` tells the family.
 
 Nothing is guessed or repaired: what is missing, altered, gated or of the wrong kind gives one error
 that says what was found and what to do.
@@ -6,6 +6,7 @@ that says what was found and what to do.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from files.checksums import verify_checksums
 from guidance.families import flux, multiview, mvdream, sd3, sdxl, stable_diffusion  # noqa: F401  # each registers its family
 from guidance.families.components import read_object
 from guidance.families.registry import FAMILIES
+from guidance.families.single_file import likely_config
+from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
 
 INDEX_FILE = "model_index.json"
@@ -56,49 +60,70 @@ _OTHER_KINDS = {
 
 
 def load_prior(
-    path_or_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str | Path | ModelFiles, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DiffusionPrior:
     """Load a text-to-image model of a known family, frozen, on ``device`` and in ``dtype``.
 
-    Pass the device that it will run on: the attention kernel is chosen for it.
+    Args:
+        model: a folder, a single file or a hub id, or one of them with what is added to it.
+        device: that it will run on: the attention kernel is chosen for it.
 
     Raises:
         FileNotFoundError: no such folder, id or component; a gated id; no network.
         ValueError: a model of another kind or family, or files that are not what their checksums say.
     """
-    source, index, family = _find(path_or_id)
-    if isinstance(source, Path):
-        verify_checksums(source)
-    return family.load(source, index, torch.device(device), dtype)
+    files, index, family = _find(model)
+    if isinstance(files.path, Path) and files.file is None:
+        verify_checksums(files.path)
+    return family.load(files, index, torch.device(device), dtype)
 
 
-def outline_prior(path_or_id: str | Path, dtype: torch.dtype = torch.float32) -> DiffusionPrior:
+def outline_prior(model: str | Path | ModelFiles, dtype: torch.dtype = torch.float32) -> DiffusionPrior:
     """The same prior as shapes alone, on the meta device; raises as `load_prior`."""
-    source, index, family = _find(path_or_id)
-    return family.load(source, index, torch.device("meta"), dtype)
+    files, index, family = _find(model)
+    return family.load(files, index, torch.device("meta"), dtype)
 
 
-def views_together(path_or_id: str | Path) -> int:
+def views_together(model: str | Path | ModelFiles) -> int:
     """How many views of one object the model sees at once; raises as `load_prior`, and reads no weights."""
-    source, index, family = _find(path_or_id)
-    return family.views_of(source, index)
+    files, index, family = _find(model)
+    return family.views_of(files, index)
 
 
-def _find(path_or_id: str | Path) -> tuple[Path | str, dict[str, Any], type[DiffusionPrior]]:
-    """Where the model lies, its index, and its family."""
-    folder = Path(path_or_id).expanduser()
-    source = folder if folder.is_dir() else path_or_id
-    index = read_object(find_index(source))
+def _find(model: str | Path | ModelFiles) -> tuple[ModelFiles, dict[str, Any], type[DiffusionPrior]]:
+    """The model with its place, its index, and its family."""
+    files = ModelFiles.at(model)
+    if files.file is not None and files.config is None:
+        files = replace(files, config=likely_config(files.file))
+    index = read_object(find_index(files.place, files.revision))
     pipeline = index.get("_class_name")
     if pipeline not in FAMILIES:
         raise ValueError(
-            f"prior: {str(path_or_id)!r} is {_kind_of(str(pipeline))} model ({pipeline}); "
+            f"prior: {str(files)!r} is {_kind_of(str(pipeline))} model ({pipeline}); "
             f"supported text-to-image pipelines are {', '.join(sorted(FAMILIES))}; try {WORKING_ID!r}"
         )
-    return folder if folder.is_dir() else str(path_or_id), index, FAMILIES[pipeline]
+    family = FAMILIES[pipeline]
+    _check_additions(files, family)
+    return files, index, family
 
 
-def find_index(path_or_id: str | Path) -> Path:
+def _check_additions(files: ModelFiles, family: type[DiffusionPrior]) -> None:
+    """Raises ValueError or FileNotFoundError where a setting does not go with the model, or names no file."""
+    if files.revision is not None and not isinstance(files.path, str):
+        raise ValueError(f"prior.revision: is for hub ids, and {str(files)!r} is a folder or file; leave it out")
+    if files.config is not None and files.file is None:
+        raise ValueError(f"prior.config: is for a model in one file, and {str(files)!r} is none; leave it out")
+    if files.embeddings and not issubclass(family, stable_diffusion.StableDiffusionPrior):
+        raise ValueError(
+            "prior.embeddings: textual inversions are read for Stable Diffusion 1.x and 2.x, not for this family "
+            f"({family.__name__}); leave them out"
+        )
+    for path in files.embeddings:
+        if not path.is_file():
+            raise FileNotFoundError(f"prior.embeddings: {path} is no file; give a textual inversion's file")
+
+
+def find_index(path_or_id: str | Path, revision: str | None = None) -> Path:
     """The model's ``model_index.json``: in the folder, or fetched from the hub."""
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
@@ -111,20 +136,23 @@ def find_index(path_or_id: str | Path) -> Path:
     name = str(path_or_id)
     if isinstance(path_or_id, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
-            f"prior: {name!r} is neither an existing folder nor a hub id of the form owner/name; "
+            f"prior: {name!r} is neither an existing folder or file nor a hub id of the form owner/name; "
             f"give a folder with a {INDEX_FILE}, or an id such as {WORKING_ID!r}"
         )
-    return _fetch_index(name)
+    return _fetch_index(name, revision)
 
 
-def _fetch_index(hub_id: str) -> Path:
+def _fetch_index(hub_id: str, revision: str | None) -> Path:
     remedy = f"use a local folder, or an id that works: {', '.join(OPEN_IDS)}; gated: {', '.join(GATED_IDS)}"
     login = "log in with `hf auth login` if it is private or gated"
     try:
-        return Path(hf_hub_download(hub_id, INDEX_FILE))
+        return Path(hf_hub_download(hub_id, INDEX_FILE, revision=revision))
     except GatedRepoError as error:
         reason = f"is gated: accept its terms on https://huggingface.co/{hub_id}, then {login}"
         raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; or {remedy}") from error
+    except RevisionNotFoundError as error:
+        reason = f"has no revision {revision!r}; give a branch, a tag or a commit of it as prior.revision"
+        raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}") from error
     except RepositoryNotFoundError as error:
         reason = f"does not exist on the hub or is not yours to see; {login}"
         raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; or {remedy}") from error

@@ -37,6 +37,7 @@ from guidance.config import DebiasingConfig, EstimatorConfig, GuidanceConfig, Te
 from guidance.dry_run import META, fused_attention, on_meta, run_step
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
+from guidance.model_files import ModelFiles
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from guidance.score_distillation import ScoreDistillation
 
@@ -96,7 +97,7 @@ class LiveMemory(TorchDispatchMode):
 class PlannedRun:
     """What the memory of a run depends on."""
 
-    path_or_id: str | Path  # of the frozen model; its weights needn't be here yet
+    model: str | Path | ModelFiles  # the frozen one; its weights needn't be here yet
     device: torch.device
     dtype: torch.dtype  # of the frozen weights
     prompt: str
@@ -109,7 +110,7 @@ class PlannedRun:
 def estimate_run(run: PlannedRun) -> MemoryEstimate:
     """From the model's configuration alone; no weights are read. Raises as ``load_prior``."""
     with warnings.catch_warnings(action="ignore"):  # whatever is amiss is told when it is loaded
-        prior = outline_prior(run.path_or_id, run.dtype)
+        prior = outline_prior(run.model, run.dtype)
         if run.device.type == "cpu" and isinstance(prior, LatentDiffusionPrior):
             prior.use_plain_attention()  # as on the device that the run will be on
         # Which words are left out makes no difference to shapes.

@@ -14,7 +14,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from guidance.frozen_model import Frozen, FrozenModel, Images, TextEmbeddings
+from guidance.model_files import ModelFiles
 from guidance.schedule import Latents, NoiseSchedule, Prediction
 from guidance.vocabulary import warn_of_unknown_words
 
@@ -45,13 +45,11 @@ class DiffusionPrior(FrozenModel):
 
     @classmethod
     @abstractmethod
-    def load(
-        cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
-    ) -> DiffusionPrior:
+    def load(cls, files: ModelFiles, index: dict[str, Any], device: torch.device, dtype: torch.dtype) -> DiffusionPrior:
         """All parts except the text encoders, which are loaded when a prompt comes.
 
         Args:
-            source: the model's folder, or its hub id.
+            files: where its parts are, and what is added to them.
             index: its ``model_index.json``.
 
         Raises:
@@ -60,7 +58,7 @@ class DiffusionPrior(FrozenModel):
         """
 
     @classmethod
-    def views_of(cls, source: Path | str, index: dict[str, Any]) -> int:
+    def views_of(cls, files: ModelFiles, index: dict[str, Any]) -> int:
         """How many views of one object the model sees at once, from its ``model_index.json``.
 
         Raises:

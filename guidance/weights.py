@@ -41,7 +41,7 @@ def load_whole(
     if not issubclass(component, ModelMixin):
         kwargs["ignore_mismatched_sizes"] = True  # transformers lists them then, like the missing ones
     try:
-        with _warnings_off():
+        with quiet_libraries():
             network, found = component.from_pretrained(source, output_loading_info=True, **kwargs)
     except ValueError as error:
         if "expected shape" not in str(error):
@@ -68,7 +68,7 @@ def _shown(names: Iterable[str | tuple[Any, ...]]) -> str:
 
 
 @contextmanager
-def _warnings_off() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Hide the libraries' own tables of differences, which the error replaces."""
     loggers = [logging.getLogger(library) for library in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]

@@ -11,6 +11,7 @@ from guidance.building import load_model
 from guidance.frozen_model import FrozenModel
 from guidance.loading import views_together
 from guidance.memory import PlannedRun, preflight
+from guidance.model_files import Lora, ModelFiles
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from runs.devices import chosen_precision
 
@@ -20,7 +21,7 @@ BUNDLED = "priors"  # folder of the bundled priors in the repository
 
 def build_prior(config: RunConfig, device: torch.device) -> FrozenModel:
     """The frozen model that the loss needs, on the device and in the precision that it will run in."""
-    return load_model(config.guidance, model_path(config), device, prior_dtype(config, device))
+    return load_model(config.guidance, model_files(config), device, prior_dtype(config, device))
 
 
 def check_views(config: RunConfig) -> None:
@@ -33,7 +34,7 @@ def check_views(config: RunConfig) -> None:
     """
     if config.guidance.reads == "images":
         return
-    together, wanted = views_together(model_path(config)), config.prior.views
+    together, wanted = views_together(model_files(config)), config.prior.views
     if wanted is not None and wanted != together:
         kind = "one view" if together == 1 else f"{together} views"
         raise ValueError(
@@ -49,10 +50,16 @@ def check_views(config: RunConfig) -> None:
         )
 
 
-def model_path(config: RunConfig) -> str:
-    """Where that model lies; raises as ``find_prior``."""
+def model_files(config: RunConfig) -> ModelFiles:
+    """Where that model lies, and what is added to it; raises as ``find_prior``."""
     model = config.guidance.frozen_model(config.prior.path)
-    return find_prior(model.path, model.field)
+    path = find_prior(model.path, model.field)
+    if config.guidance.reads == "images":
+        return ModelFiles(path)
+    prior = config.prior
+    loras = tuple(Lora.read(text) for text in prior.loras)
+    embeddings = tuple(Path(path).expanduser() for path in prior.embeddings)
+    return ModelFiles(path, prior.revision, prior.config and find_prior(prior.config), loras, embeddings)
 
 
 def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
@@ -67,7 +74,7 @@ def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
 def memory_line(config: RunConfig, device: torch.device) -> str | None:
     """How much memory the guidance will need, before any of it is taken; None where it is not worth a line."""
     run = PlannedRun(
-        model_path(config),
+        model_files(config),
         device,
         prior_dtype(config, device),
         config.prompt,
@@ -90,7 +97,7 @@ def find_prior(path: str, field: str = "prior") -> str:
     Raises:
         FileNotFoundError: a bundled model that is not there, which would otherwise be taken for a hub id.
     """
-    if Path(path).expanduser().is_dir() or Path(path).parts[:1] != (BUNDLED,):
+    if Path(path).expanduser().exists() or Path(path).parts[:1] != (BUNDLED,):
         return path
     bundled = REPOSITORY / path
     if not bundled.is_dir():

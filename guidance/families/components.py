@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from guidance.families.single_file import load_from_file, require_package
+from guidance.model_files import ModelFiles
 from guidance.weights import load_whole
+
+REMEDY = "fetch the model again or save the whole pipeline"
+HALF = "fp16"  # in the names of a variant's files
+# The packages that read quantised weights, by what config.json says of them.
+QUANTIZERS = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "gguf": "gguf"}
 
 
 def read_object(path: Path, remedy: str = "fetch the model again") -> dict[str, Any]:
@@ -37,7 +45,7 @@ def is_listed(index: dict[str, Any], name: str) -> bool:
     return isinstance(entry, list) and entry[-1] is not None
 
 
-def require_components(source: Path | str, index: dict[str, Any], names: tuple[str, ...]) -> None:
+def require_components(files: ModelFiles, index: dict[str, Any], names: tuple[str, ...]) -> None:
     """Check before anything large is read that every part is listed, and lies in the folder if it is one.
 
     Raises:
@@ -45,57 +53,116 @@ def require_components(source: Path | str, index: dict[str, Any], names: tuple[s
     """
     for name in names:
         listed = is_listed(index, name)
-        if not listed or (isinstance(source, Path) and not (source / name).is_dir()):
-            where = f"the folder {str(source / name)!r}" if listed else "its entry in model_index.json"
+        if not listed or (files.folder is not None and not (files.folder / name).is_dir()):
+            where = f"the folder {str(Path(files.place) / name)!r}" if listed else "its entry in model_index.json"
             raise FileNotFoundError(
-                f"prior: the model {str(source)!r} lacks the component {name!r}: {where} is missing; "
-                f"needed are {', '.join(names)}; fetch the model again or save the whole pipeline"
+                f"prior: the model {str(files.place)!r} lacks the component {name!r}: {where} is missing; "
+                f"needed are {', '.join(names)}; {REMEDY}"
             )
 
 
+class _Config(ConfigMixin):
+    """Reads the ``config.json`` of a network of either library."""
+
+    config_name = "config.json"
+
+
 def load_component(
-    component: type, source: Path | str, name: str, device: torch.device | None = None, **kwargs: Any
+    component: type,
+    files: ModelFiles,
+    name: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """``component.from_pretrained`` on one subfolder, with errors that name it.
+    """One part of a model, with errors that name it.
+
+    Weights that are there as a variant fp16 alone are taken. A network that the single file lacks comes from the place
+    of its configuration, with a warning.
 
     Args:
         device: "meta" builds a network from its configuration, as shapes alone; no weight is read. On others the
             caller puts it there.
+        dtype: of a network's weights.
 
     Raises:
         FileNotFoundError: a file is absent or cannot be fetched.
         ValueError: a file is there, but cannot be read, is of another network, or lacks a weight.
     """
-    remedy = "fetch the model again or save the whole pipeline"
+    is_network = issubclass(component, (ModelMixin, PreTrainedModel))
     try:
-        if issubclass(component, ModelMixin):
-            _check_class(component, source, name)
-        if device is not None and device.type == "meta":
-            return _outline(component, source, name, **kwargs)
-        if issubclass(component, (ModelMixin, PreTrainedModel)):
-            return load_whole(component, source, "prior", subfolder=name, **kwargs)
-        return component.from_pretrained(source, subfolder=name, **kwargs)
+        if is_network:
+            config = _Config.load_config(files.place, subfolder=name, revision=files.revision)
+            _check_class(component, config, files, name)
+            if device is not None and device.type == "meta":
+                return _outline(component, config, files, name, dtype)
+            _require_quantizer(config, files, name)
+        if is_network and files.file is not None:
+            network = load_from_file(component, files, name, dtype)
+            if network is not None:
+                return network
+            warnings.warn(f"prior: {files.file.name} has no {name}; that of {str(files.place)!r} is used", stacklevel=2)
+        if not is_network:
+            return component.from_pretrained(files.place, subfolder=name, revision=files.revision)
+        return _load_any_variant(component, files, name, dtype)
     except (OSError, SafetensorError) as error:
         if any(isinstance(cause, SafetensorError) for cause in _causes(error)):
-            raise ValueError(f"prior: the weights of {name!r} in {str(source)!r} are broken; {remedy}") from error
+            raise ValueError(f"prior: the weights of {name!r} in {str(files)!r} are broken; {REMEDY}") from error
         reason = str(error).splitlines()[0].rstrip(". ")
-        raise FileNotFoundError(f"prior: {name!r} of {str(source)!r} cannot be loaded: {reason}; {remedy}") from error
+        raise FileNotFoundError(f"prior: {name!r} of {str(files)!r} cannot be loaded: {reason}; {REMEDY}") from error
+
+
+def _load_any_variant(component: type, files: ModelFiles, name: str, dtype: torch.dtype) -> nn.Module:
+    """The weights under their plain names, else the variant fp16."""
+    number_format = {"torch_dtype" if issubclass(component, ModelMixin) else "dtype": dtype}
+    missing = None
+    for variant in (None, HALF):
+        try:
+            return load_whole(
+                component,
+                files.place,
+                "prior",
+                subfolder=name,
+                revision=files.revision,
+                variant=variant,
+                **number_format,
+            )
+        except OSError as error:
+            missing = missing or error
+    assert missing is not None
+    raise missing
+
+
+def _require_quantizer(config: dict[str, Any], files: ModelFiles, name: str) -> None:
+    """Check for the package that reads quantised weights.
+
+    Raises:
+        ValueError: it isn't installed, or isn't known.
+    """
+    method = config.get("quantization_config", {}).get("quant_method")
+    if method is None:
+        return
+    if method not in QUANTIZERS:
+        raise ValueError(
+            f"prior: the weights of {name!r} in {str(files)!r} are quantised by {method!r}; read are "
+            f"{', '.join(QUANTIZERS)}; use weights of one of these kinds, or plain ones"
+        )
+    require_package(QUANTIZERS[method], f"the weights of {name!r} in {str(files)!r} are quantised")
 
 
 def _outline(
     component: type[ModelMixin] | type[PreTrainedModel],
-    source: Path | str,
+    config: dict[str, Any],
+    files: ModelFiles,
     name: str,
-    dtype: torch.dtype = torch.float32,
-    torch_dtype: torch.dtype | None = None,
+    dtype: torch.dtype,
 ) -> nn.Module:
-    """The network on the meta device. (Diffusers and transformers name the number format differently.)"""
+    """The network on the meta device."""
     with torch.device("meta"):
         if issubclass(component, ModelMixin):
-            network = component.from_config(component.load_config(source, subfolder=name))
+            network = component.from_config(config)
         else:
-            network = component(component.config_class.from_pretrained(source, subfolder=name))
-    dtype = torch_dtype or dtype
+            known = component.config_class.from_pretrained(files.place, subfolder=name, revision=files.revision)
+            network = component(known)
     nn.Module.to(network, dtype)  # not diffusers' own, which warns of rounding weights
     if dtype == torch.float16:  # as transformers does: T5's layers of that name would overflow
         kept = getattr(network, "_keep_in_fp32_modules", None) or ()
@@ -105,12 +172,12 @@ def _outline(
     return network
 
 
-def _check_class(component: type[ModelMixin], source: Path | str, name: str) -> None:
+def _check_class(component: type, config: dict[str, Any], files: ModelFiles, name: str) -> None:
     """Diffusers would build its class from another's config, with random weights where names differ."""
-    found = component.load_config(source, subfolder=name).get("_class_name", component.__name__)
+    found = config.get("_class_name", component.__name__)
     if found != component.__name__:
         raise ValueError(
-            f"prior: {name!r} of {str(source)!r} is a {found}, this family needs a {component.__name__}; "
+            f"prior: {name!r} of {str(files)!r} is a {found}, this family needs a {component.__name__}; "
             "model_index.json and the folder do not belong together: fetch the model again"
         )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from guidance.families.attention import attention_projections
 from guidance.families.components import load_component, require_components
 from guidance.families.latent_diffusion import LatentDiffusionPrior, check_channels, load_autoencoder
+from guidance.model_files import ModelFiles
 from guidance.prior import NetworkTraits
 from guidance.schedule import NoiseSchedule
 
@@ -56,17 +56,17 @@ class FlowTransformerPrior(LatentDiffusionPrior):
     @classmethod
     def load_parts(
         cls,
-        source: Path | str,
+        files: ModelFiles,
         index: dict[str, Any],
         components: tuple[str, ...],
         device: torch.device,
         dtype: torch.dtype,
     ) -> tuple[nn.Module, AutoencoderKL, NoiseSchedule]:
         """Transformer, autoencoder and noise schedule; raises as ``load``."""
-        require_components(source, index, components)
-        transformer = load_component(cls.network_class, source, "transformer", device, torch_dtype=dtype)
-        autoencoder = load_autoencoder(source, device, dtype)
-        return transformer, autoencoder, load_flow_schedule(source, index, cls.grid(transformer, autoencoder).tokens)
+        require_components(files, index, components)
+        transformer = cls.load_network(cls.network_class, files, "transformer", device, dtype)
+        autoencoder = load_autoencoder(files, device, dtype)
+        return transformer, autoencoder, load_flow_schedule(files, index, cls.grid(transformer, autoencoder).tokens)
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class FlowTransformerPrior(LatentDiffusionPrior):
         autoencoder: AutoencoderKL,
         schedule: NoiseSchedule,
         tokenizers: tuple[PreTrainedTokenizerBase | None, ...],
-        source: Path | str,
+        files: ModelFiles,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         grid = self.grid(transformer, autoencoder)
-        check_channels("transformer", transformer.config.in_channels, autoencoder, source, grid.packed)
+        check_channels("transformer", transformer.config.in_channels, autoencoder, files, grid.packed)
         super().__init__(
             network=transformer,
             autoencoder=autoencoder,
@@ -92,14 +92,14 @@ class FlowTransformerPrior(LatentDiffusionPrior):
                 condition_width=transformer.inner_dim,
             ),
             tokenizers=tokenizers,
-            source=source,
+            files=files,
             device=device,
             dtype=dtype,
             patch=grid.patch,
         )
 
 
-def load_flow_schedule(source: Path | str, index: dict[str, Any], patches: int) -> NoiseSchedule:
+def load_flow_schedule(files: ModelFiles, index: dict[str, Any], patches: int) -> NoiseSchedule:
     """The schedule of a model whose pictures have ``patches`` patches.
 
     Raises:
@@ -108,10 +108,10 @@ def load_flow_schedule(source: Path | str, index: dict[str, Any], patches: int) 
     name = index["scheduler"][-1]
     if not name.startswith("FlowMatch"):
         raise ValueError(
-            f"prior: the scheduler of {str(source)!r} is {name}; this family learns a flow, so a "
+            f"prior: the scheduler of {str(files)!r} is {name}; this family learns a flow, so a "
             "FlowMatchEulerDiscreteScheduler is needed; fetch the model again"
         )
-    return flow_schedule(load_component(FlowMatchEulerDiscreteScheduler, source, "scheduler"), patches)
+    return flow_schedule(load_component(FlowMatchEulerDiscreteScheduler, files, "scheduler"), patches)
 
 
 def flow_schedule(scheduler: FlowMatchEulerDiscreteScheduler, patches: int) -> NoiseSchedule:

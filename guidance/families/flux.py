@@ -22,21 +22,21 @@ score. It can be loaded, but not much should be expected of it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.loaders import FluxLoraLoaderMixin
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from guidance.families.components import load_component
 from guidance.families.flow import FlowTransformerPrior, TokenGrid
 from guidance.families.registry import family
 from guidance.families.text import load_tokenizer, tokenize
 from guidance.frozen_model import TextEmbeddings
+from guidance.model_files import ModelFiles
 from guidance.schedule import Latents
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -47,16 +47,18 @@ EMBEDDED_GUIDANCE = 3.5
 
 @family("FluxPipeline", preset="flux")
 class FluxPrior(FlowTransformerPrior):
-    """The family's text-to-image models, from a folder or the hub."""
+    """The family's text-to-image models."""
 
     network_class = FluxTransformer2DModel
+    lora_loader = FluxLoraLoaderMixin
+    lora_parts = ("transformer", "text_encoder")
 
     @classmethod
-    def load(cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FluxPrior:
-        parts = cls.load_parts(source, index, COMPONENTS, device, dtype)
+    def load(cls, files: ModelFiles, index: dict[str, Any], device: torch.device, dtype: torch.dtype) -> FluxPrior:
+        parts = cls.load_parts(files, index, COMPONENTS, device, dtype)
         kinds = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
-        tokenizers = tuple(load_tokenizer(kind, source, name) for name, kind in kinds.items())
-        return cls(*parts, tokenizers, source, device, dtype)
+        tokenizers = tuple(load_tokenizer(kind, files, name) for name, kind in kinds.items())
+        return cls(*parts, tokenizers, files, device, dtype)
 
     @staticmethod
     def grid(transformer: nn.Module, autoencoder: AutoencoderKL) -> TokenGrid:
@@ -66,14 +68,14 @@ class FluxPrior(FlowTransformerPrior):
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (
-            load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),
-            load_component(T5EncoderModel, self.source, "text_encoder_2", self.device, dtype=self.dtype),
+            self.load_text_encoder(CLIPTextModel, "text_encoder"),
+            self.load_text_encoder(T5EncoderModel, "text_encoder_2"),
         )
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> TextEmbeddings:
         clip, t5 = self.text_encoders
-        pooled = clip(tokenize(self.tokenizers[0], prompts, t5_limit=T5_TOKENS).to(self.device)).pooler_output
+        pooled = clip(tokenize(self.tokenizers[0], prompts, may_cut=True).to(self.device)).pooler_output
         tokens = t5(tokenize(self.tokenizers[1], prompts, T5_TOKENS, is_alone=False).to(self.device)).last_hidden_state
         guidance = None
         if self.network.config.guidance_embeds:

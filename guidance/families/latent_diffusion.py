@@ -7,7 +7,7 @@ loaded when a prompt comes and freed afterwards. A family adds its network and w
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -15,8 +15,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from guidance.families.additions import fuse_loras
 from guidance.families.components import load_component
 from guidance.frozen_model import Images
+from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior, NetworkTraits, without_autocast
 from guidance.schedule import Latents, NoiseSchedule
 from guidance.vocabulary import read_vocabulary
@@ -24,6 +26,9 @@ from guidance.vocabulary import read_vocabulary
 
 class LatentDiffusionPrior(DiffusionPrior):
     """Autoencoder and life of the text encoders; abstract in the network."""
+
+    lora_loader: ClassVar[Any]  # diffusers' mixin, which knows the formats of LoRA files
+    lora_parts: ClassVar[tuple[str, ...]]  # what such files can change
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class LatentDiffusionPrior(DiffusionPrior):
         latent_size: tuple[int, int],
         traits: NetworkTraits,
         tokenizers: tuple[PreTrainedTokenizerBase | None, ...],
-        source: Path | str,
+        files: ModelFiles,
         device: torch.device,
         dtype: torch.dtype,
         patch: int = 1,
@@ -56,16 +61,30 @@ class LatentDiffusionPrior(DiffusionPrior):
             latent_shape=(autoencoder.config.latent_channels, *latent_size),
             image_size=latent_size[0] * downscale,
             traits=traits,
-            vocabulary=read_vocabulary(source) if isinstance(source, Path) else None,
+            vocabulary=None if files.folder is None else read_vocabulary(files.folder),
         )
         self.downscale = downscale  # pixels a latent, along each axis
         self.patch = patch
         self.tokenizers = tokenizers
-        self.source = source
+        self.files = files
         self.dtype = dtype
         if device.type == "cpu":
             self.use_plain_attention()
         self._text_encoders: tuple[nn.Module | None, ...] = ()  # a tuple, so that torch does not register them
+
+    @classmethod
+    def load_network(
+        cls, component: type, files: ModelFiles, name: str, device: torch.device, dtype: torch.dtype
+    ) -> nn.Module:
+        """A network with the LoRA files that are added to it; raises as ``load_component`` and ``fuse_loras``."""
+        network = load_component(component, files, name, device, dtype)
+        if device.type != "meta":
+            fuse_loras(network, name, files, cls.lora_loader, cls.lora_parts)
+        return network
+
+    def load_text_encoder(self, component: type, name: str) -> nn.Module:
+        """The same for a text encoder, on the prior's device."""
+        return self.load_network(component, self.files, name, self.device, self.dtype)
 
     def use_plain_attention(self) -> None:
         """Two matrix products in place of torch's fused attention, whose backward pass is ten times slower on a CPU."""
@@ -108,19 +127,19 @@ class LatentDiffusionPrior(DiffusionPrior):
         return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 
-def load_autoencoder(source: Path | str, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
+def load_autoencoder(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
     """In ``dtype``, but in float32 instead of fp16 where the autoencoder's configuration says ``force_upcast``.
 
     SDXL's original weights overflow in fp16. That SD 3's and FLUX's do was not tested here: they may, ``force_upcast``
     is also diffusers' default, and float32 is the safe choice; it costs memory and time. bfloat16 has float32's range.
     """
-    autoencoder = load_component(AutoencoderKL, source, "vae", device, torch_dtype=dtype)
+    autoencoder = load_component(AutoencoderKL, files, "vae", device, dtype=dtype)
     if dtype == torch.float16 and autoencoder.config.force_upcast:
-        return load_component(AutoencoderKL, source, "vae", device, torch_dtype=torch.float32)
+        return load_component(AutoencoderKL, files, "vae", device, dtype=torch.float32)
     return autoencoder
 
 
-def check_channels(name: str, taken: int, autoencoder: AutoencoderKL, source: Path | str, packed: int = 1) -> None:
+def check_channels(name: str, taken: int, autoencoder: AutoencoderKL, files: ModelFiles, packed: int = 1) -> None:
     """Compare what the network reads with the latents, ``packed`` of which it reads as one.
 
     Raises:
@@ -129,7 +148,7 @@ def check_channels(name: str, taken: int, autoencoder: AutoencoderKL, source: Pa
     channels = autoencoder.config.latent_channels * packed
     if taken != channels:
         raise ValueError(
-            f"prior: the {name} of {str(source)!r} takes {taken} channels, the latents have "
+            f"prior: the {name} of {str(files)!r} takes {taken} channels, the latents have "
             f"{channels}: it is an inpainting or image-to-image model (or {name} and autoencoder do not belong "
             "together); use its text-to-image counterpart"
         )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from guidance.families.components import read_object
 from guidance.families.multiview import CAMERA_WIDTH, MultiViewPrior
 from guidance.families.registry import family
+from guidance.model_files import ModelFiles
 from priors.multiview_network import VIEWS
 
 PREFIX = "model.diffusion_model."  # of the UNet in the authors' file
@@ -51,34 +52,34 @@ class MVDreamPrior(MultiViewPrior):
     """A folder of the usual port; the UNet is converted while it is read."""
 
     @classmethod
-    def views_of(cls, source: Path | str, index: dict[str, Any]) -> int:
-        _refuse_image_model(source, port_settings(fetched(source, "unet/config.json")))
+    def views_of(cls, files: ModelFiles, index: dict[str, Any]) -> int:
+        _refuse_image_model(files, port_settings(fetched(files, "unet/config.json")))
         return VIEWS
 
     @classmethod
     def load_unet(
-        cls, place: Path | str, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
+        cls, place: ModelFiles, files: ModelFiles, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> UNet2DConditionModel:
-        config = port_config(fetched(source, "unet/config.json"))
+        config = port_config(fetched(files, "unet/config.json"))
         if device.type == "meta":
             return outline(config, dtype)
-        folder = fetched(source, "unet/*")
+        folder = fetched(files, "unet/*")
         return convert(read_weights(port_weights(folder)), config, folder / "unet", dtype)
 
 
-def fetched(source: Path | str, files: str) -> Path:
-    """The model's folder; of a hub id the local copy, in which at least ``files`` are there.
+def fetched(files: ModelFiles, wanted: str) -> Path:
+    """The model's folder; of a hub id the local copy, in which at least ``wanted`` are there.
 
     Raises:
         FileNotFoundError: the hub cannot be reached.
     """
-    if isinstance(source, Path):
-        return source
+    if files.folder is not None:
+        return files.folder
     try:
-        return Path(snapshot_download(source, allow_patterns=[files]))
+        return Path(snapshot_download(str(files.place), revision=files.revision, allow_patterns=[wanted]))
     except (OSError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
-        raise FileNotFoundError(f"prior: {files} of {source!r} cannot be fetched: {reason}; {REMEDY}") from error
+        raise FileNotFoundError(f"prior: {wanted} of {str(files)!r} cannot be fetched: {reason}; {REMEDY}") from error
 
 
 def port_settings(folder: Path) -> dict[str, Any]:
@@ -201,12 +202,12 @@ def convert(
     return unet
 
 
-def _refuse_image_model(source: Path | str, settings: dict[str, Any]) -> None:
+def _refuse_image_model(files: ModelFiles | Path, settings: dict[str, Any]) -> None:
     if settings.get("ip_dim"):
-        raise _image_model(source)
+        raise _image_model(files)
 
 
-def _image_model(where: Path | str) -> ValueError:
+def _image_model(where: ModelFiles | Path) -> ValueError:
     return ValueError(
         f"prior: {where} is an ImageDream, which needs a picture beside the text; use MVDream, which reads text alone"
     )

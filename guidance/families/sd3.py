@@ -8,20 +8,21 @@ may be left out of the model's folder: its tokens are zeros then, which the netw
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers.loaders import SD3LoraLoaderMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from guidance.families.components import is_listed, load_component
+from guidance.families.components import is_listed
 from guidance.families.flow import FlowTransformerPrior, TokenGrid
 from guidance.families.registry import family
 from guidance.families.text import load_tokenizer, tokenize
 from guidance.frozen_model import TextEmbeddings
+from guidance.model_files import ModelFiles
 from guidance.schedule import Latents
 
 CLIP = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
@@ -32,39 +33,37 @@ T5_TOKENS = 256  # diffusers' default, the longer of the two in training
 
 @family("StableDiffusion3Pipeline", preset="sd35")
 class StableDiffusion3Prior(FlowTransformerPrior):
-    """The family's text-to-image models, from a folder or the hub."""
+    """The family's text-to-image models."""
 
     network_class = SD3Transformer2DModel
+    lora_loader = SD3LoraLoaderMixin
+    lora_parts = ("transformer", "text_encoder", "text_encoder_2")
 
     @classmethod
     def load(
-        cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
+        cls, files: ModelFiles, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> StableDiffusion3Prior:
         has_t5 = any(is_listed(index, name) for name in T5)
-        parts = cls.load_parts(source, index, (*COMPONENTS, *T5) if has_t5 else COMPONENTS, device, dtype)
-        clip = (load_tokenizer(CLIPTokenizer, source, name) for name, _ in CLIP)
-        tokenizers = (*clip, load_tokenizer(T5TokenizerFast, source, T5[0]) if has_t5 else None)
-        return cls(*parts, tokenizers, source, device, dtype)
+        parts = cls.load_parts(files, index, (*COMPONENTS, *T5) if has_t5 else COMPONENTS, device, dtype)
+        clip = (load_tokenizer(CLIPTokenizer, files, name) for name, _ in CLIP)
+        tokenizers = (*clip, load_tokenizer(T5TokenizerFast, files, T5[0]) if has_t5 else None)
+        return cls(*parts, tokenizers, files, device, dtype)
 
     @staticmethod
     def grid(transformer: nn.Module, autoencoder: AutoencoderKL) -> TokenGrid:
         return TokenGrid(transformer.config.sample_size, transformer.config.patch_size)
 
     def _load_text_encoders(self) -> tuple[nn.Module | None, ...]:
-        def load(component: type, name: str) -> nn.Module:
-            return load_component(component, self.source, name, self.device, dtype=self.dtype)
-
         has_t5 = self.tokenizers[-1] is not None
-        clip = [load(CLIPTextModelWithProjection, name) for _, name in CLIP]
-        return (*clip, load(T5EncoderModel, T5[1]) if has_t5 else None)
+        clip = [self.load_text_encoder(CLIPTextModelWithProjection, name) for _, name in CLIP]
+        return (*clip, self.load_text_encoder(T5EncoderModel, T5[1]) if has_t5 else None)
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> TextEmbeddings:
         *clips, t5 = self.text_encoders
-        t5_limit = None if t5 is None else T5_TOKENS
         hidden, pooled = [], []
         for tokenizer, encoder in zip(self.tokenizers[:2], clips, strict=True):
-            tokens = tokenize(tokenizer, prompts, t5_limit=t5_limit)
+            tokens = tokenize(tokenizer, prompts, may_cut=t5 is not None)
             output = encoder(tokens.to(self.device), output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
             pooled.append(output.text_embeds)

@@ -10,21 +10,23 @@ An empty prompt is a row of zeros where the model was trained so (``force_zeros_
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from guidance.families.components import load_component, require_components
+from guidance.families.components import require_components
 from guidance.families.latent_diffusion import load_autoencoder
 from guidance.families.registry import family
 from guidance.families.text import load_tokenizer, tokenize
 from guidance.families.unet import UNetPrior, load_variance_preserving
 from guidance.frozen_model import TextEmbeddings
+from guidance.model_files import ModelFiles
 from guidance.schedule import Latents
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -32,32 +34,31 @@ COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tok
 
 @family("StableDiffusionXLPipeline", preset="sdxl")
 class StableDiffusionXLPrior(UNetPrior):
-    """The family's base models, from a folder or the hub."""
+    """The family's base models."""
+
+    lora_loader = StableDiffusionXLLoraLoaderMixin
+    lora_parts = ("unet", "text_encoder", "text_encoder_2")
+    inputs = MappingProxyType({"addition_embed_type": "text_time"})  # pooled text and sizes
 
     zero_empty: bool = True  # whether the model was trained with zeros for an empty prompt; diffusers' default
 
     @classmethod
     def load(
-        cls, source: Path | str, index: dict[str, Any], device: torch.device, dtype: torch.dtype
+        cls, files: ModelFiles, index: dict[str, Any], device: torch.device, dtype: torch.dtype
     ) -> StableDiffusionXLPrior:
-        require_components(source, index, COMPONENTS)
-        scheduler = load_variance_preserving(source, index)
-        unet = load_component(UNet2DConditionModel, source, "unet", device, torch_dtype=dtype)
-        autoencoder = load_autoencoder(source, device, dtype)
-        tokenizers = tuple(load_tokenizer(CLIPTokenizer, source, name) for name in ("tokenizer", "tokenizer_2"))
-        if unet.config.addition_embed_type != "text_time":
-            raise ValueError(
-                f"prior: the UNet of {str(source)!r} has addition_embed_type {unet.config.addition_embed_type!r}; "
-                "Stable Diffusion XL's is 'text_time' (pooled text and sizes); fetch the model again"
-            )
-        prior = cls(unet, autoencoder, scheduler, tokenizers, source, device, dtype)
+        require_components(files, index, COMPONENTS)
+        scheduler = load_variance_preserving(files, index)
+        unet = cls.load_network(UNet2DConditionModel, files, "unet", device, dtype)
+        autoencoder = load_autoencoder(files, device, dtype)
+        tokenizers = tuple(load_tokenizer(CLIPTokenizer, files, name) for name in ("tokenizer", "tokenizer_2"))
+        prior = cls(unet, autoencoder, scheduler, tokenizers, files, device, dtype)
         prior.zero_empty = index.get("force_zeros_for_empty_prompt", prior.zero_empty)
         return prior
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         return (
-            load_component(CLIPTextModel, self.source, "text_encoder", self.device, dtype=self.dtype),
-            load_component(CLIPTextModelWithProjection, self.source, "text_encoder_2", self.device, dtype=self.dtype),
+            self.load_text_encoder(CLIPTextModel, "text_encoder"),
+            self.load_text_encoder(CLIPTextModelWithProjection, "text_encoder_2"),
         )
 
     @torch.no_grad()

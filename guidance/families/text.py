@@ -10,25 +10,28 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5TokenizerFast
 
 from guidance.families.components import load_component
+from guidance.model_files import ModelFiles
 from settings.quoting import quoted
 
 PARTS = "prompt, text.negative, text.view_template or guidance.nfsd.low_quality"  # of what is encoded
 
 
-def load_tokenizer(kind: type[PreTrainedTokenizerBase], source: Path | str, name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(kind: type[PreTrainedTokenizerBase], files: ModelFiles, name: str) -> PreTrainedTokenizerBase:
     """A tokenizer of a model, checked; raises as ``load_component`` and ``check_tokenizer``.
 
     The files of a folder are checked first, because transformers 4 fails without them in ways of its own. It reads
     CLIP's words from vocab.json and merges.txt alone; transformers 5 from tokenizer.json too.
     """
-    if isinstance(source, Path) and (source / name).is_dir():
-        _require_words(kind, source, name)
-    tokenizer = load_component(kind, source, name)
-    check_tokenizer(tokenizer, source, name)
+    if files.folder is not None and (files.folder / name).is_dir():
+        _require_words(kind, files.folder, name)
+    tokenizer = load_component(kind, files, name)
+    check_tokenizer(tokenizer, files, name)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, name: str = "tokenizer") -> None:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, source: ModelFiles | Path | str, name: str = "tokenizer"
+) -> None:
     """Transformers fills in for missing files silently, with a tokenizer that knows no word or no limit.
 
     Raises:
@@ -53,7 +56,7 @@ def _require_words(kind: type[PreTrainedTokenizerBase], source: Path, name: str)
         raise FileNotFoundError(_lacking(source, name, f"its words: {words}"))
 
 
-def _lacking(source: Path | str, name: str, what: str) -> str:
+def _lacking(source: ModelFiles | Path | str, name: str, what: str) -> str:
     return f"prior: the {name} of {str(source)!r} lacks {what}; fetch the model again"
 
 
@@ -62,14 +65,15 @@ def tokenize(
     prompts: list[str],
     limit: int | None = None,
     is_alone: bool = True,
-    t5_limit: int | None = None,
+    may_cut: bool = False,
 ) -> Int[Tensor, "batch tokens"]:
     """Token ids padded to ``limit``, or to the tokenizer's own length.
 
     Args:
         is_alone: whether no other tokenizer reads the text too, one that may know what this one doesn't; where one
             does, what is unknown here is a warning.
-        t5_limit: of a T5 that reads the text too, for the error to say that it isn't what sets the limit.
+        may_cut: whether another encoder reads the text to its end; what does not fit here is then left out, with a
+            warning.
 
     Raises:
         ValueError: a text with characters that the tokenizer does not know, or that does not fit; it would otherwise
@@ -83,15 +87,18 @@ def tokenize(
             if is_alone:
                 raise ValueError(f"{message}, and would read them all alike; {PARTS} must do without them")
             warnings.warn(f"{message}; another of its text encoders reads them", stacklevel=2)
-        length = len(tokenizer(prompt).input_ids)
-        if length > limit:
+        ids = tokenizer(prompt).input_ids
+        if len(ids) > limit:
             name = "T5" if isinstance(tokenizer, T5TokenizerFast) else "CLIP"
-            although = "" if t5_limit is None else f", and sets the limit, although its T5 takes {t5_limit}"
-            raise ValueError(
-                f"prompt: {quoted(prompt)} takes {length} tokens, the model's {name} text encoder takes {limit} "
-                f"(marks of start and end included){although}; shorten what it comes from: {PARTS}"
+            takes = (
+                f"prompt: {quoted(prompt)} takes {len(ids)} tokens, the model's {name} text encoder takes {limit} "
+                "(marks of start and end included)"
             )
-    return tokenizer(prompts, padding="max_length", max_length=limit, return_tensors="pt").input_ids
+            if not may_cut:
+                raise ValueError(f"{takes}; shorten what it comes from: {PARTS}")
+            missed = tokenizer.decode(ids[limit - 1 : -1])
+            warnings.warn(f"{takes} and misses {quoted(missed)}; its T5 reads all of it", stacklevel=2)
+    return tokenizer(prompts, padding="max_length", max_length=limit, truncation=may_cut, return_tensors="pt").input_ids
 
 
 def _unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:

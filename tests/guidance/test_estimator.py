@@ -44,7 +44,7 @@ def train(prior, estimator: LoraEstimator, cameras, steps: int = 5) -> list[floa
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_at_the_start_it_is_the_frozen_network_to_the_last_bit(folders, prior, cameras, dtype) -> None:
-    prior = load_prior(prior.source, dtype=dtype)
+    prior = load_prior(prior.files.place, dtype=dtype)
     estimator = estimator_of(prior)
     x_t, t, text = inputs(prior)
     frozen, own = prior.predict(x_t, t, text), estimator.predict(prior, x_t, t, text, cameras.c2w)
@@ -55,8 +55,8 @@ def test_at_the_start_it_is_the_frozen_network_to_the_last_bit(folders, prior, c
 
 def test_the_frozen_score_is_the_plain_pretrained_network_always(prior, cameras) -> None:
     """Before and after the adapters were attached, and after they and the camera embedding were trained."""
-    subfolder = "unet" if (prior.source / "unet").is_dir() else "transformer"
-    plain = type(prior.network).from_pretrained(prior.source, subfolder=subfolder)
+    subfolder = "unet" if (prior.files.place / "unet").is_dir() else "transformer"
+    plain = type(prior.network).from_pretrained(prior.files.place, subfolder=subfolder)
     if subfolder == "unet":
         plain.set_attn_processor(AttnProcessor())
     x_t, t, text = inputs(prior)

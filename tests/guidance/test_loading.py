@@ -35,7 +35,7 @@ def images(size: int = 32) -> torch.Tensor:
 
 def test_parts_agree_with_the_diffusers_pipeline(stable_diffusion_prior) -> None:
     prior = stable_diffusion_prior
-    pipeline = StableDiffusionPipeline.from_pretrained(prior.source)
+    pipeline = StableDiffusionPipeline.from_pretrained(prior.files.place)
     text = prior.encode_text(["a red mug", ""])
     expected, unconditional = pipeline.encode_prompt("a red mug", "cpu", 1, True, "")
     assert_equal_to_rounding(text.tokens, torch.cat([expected, unconditional]))
@@ -74,7 +74,7 @@ def test_training_mode_and_moves(epsilon_prior) -> None:
 
 
 def test_half_precision_stays_inside(prior) -> None:
-    prior = load_prior(prior.source, dtype=torch.bfloat16)
+    prior = load_prior(prior.files.place, dtype=torch.bfloat16)
     text = prior.encode_text(["a red mug"])
     latents = prior.encode_images(images()[:1])
     prediction = prior.predict(latents, torch.tensor([500]), text)
@@ -112,7 +112,7 @@ def test_what_one_of_two_tokenizers_knows_is_a_warning(folders) -> None:
 
 def test_a_folder_in_ones_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert load_prior(f"~/{folder.name}").source == folder
+    assert load_prior(f"~/{folder.name}").files.place == folder
 
 
 def test_the_ids_that_errors_recommend_are_those_of_the_presets() -> None:
@@ -265,5 +265,5 @@ def test_hub_trouble_names_alternatives(monkeypatch: pytest.MonkeyPatch, error: 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "mini", "priors/world/none", Path("owner/name")])
 def test_a_name_that_is_neither_folder_nor_id(name: str | Path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither an existing folder nor a hub id"):
+    with pytest.raises(FileNotFoundError, match="neither an existing folder or file nor a hub id"):
         load_prior(name)

@@ -18,6 +18,7 @@ from guidance import convert_mvdream
 from guidance.families import mvdream
 from guidance.families.mvdream import port_config
 from guidance.loading import load_prior, outline_prior, views_together
+from guidance.model_files import ModelFiles
 from settings.schedules import value_at
 from tests.tiny_priors import TEXT_WIDTH, save_tiny_stable_diffusion
 
@@ -143,25 +144,27 @@ def test_the_port_on_the_hub_is_fetched_when_it_is_needed(top, monkeypatch):
     """Its settings first, which tell ImageDream from MVDream; the weights of the UNet not for an outline."""
     fetched = []
 
-    def snapshot_download(hub_id, allow_patterns):
+    def snapshot_download(hub_id, revision, allow_patterns):
+        assert revision == "v1"
         fetched.append((hub_id, *allow_patterns))
         return str(top / "port")
 
     monkeypatch.setattr(mvdream, "snapshot_download", snapshot_download)
     index = json.loads((top / "port/model_index.json").read_text())
-    assert mvdream.MVDreamPrior.views_of("owner/port", index) == 4
-    what = ("owner/port", "owner/port", index)
+    files = ModelFiles("owner/port", revision="v1")
+    assert mvdream.MVDreamPrior.views_of(files, index) == 4
+    what = (files, files, index)
     assert mvdream.MVDreamPrior.load_unet(*what, torch.device("meta"), torch.float32).device.type == "meta"
     assert set(fetched) == {("owner/port", "unet/config.json")}
     assert_same_network(mvdream.MVDreamPrior.load_unet(*what, torch.device("cpu"), torch.float32), top)
     assert fetched[-1] == ("owner/port", "unet/*")
 
-    def no_network(hub_id, allow_patterns):
+    def no_network(hub_id, revision, allow_patterns):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(mvdream, "snapshot_download", no_network)
     with pytest.raises(FileNotFoundError, match=r"unet/config.json of 'owner/port' cannot be fetched: no route"):
-        mvdream.MVDreamPrior.views_of("owner/port", index)
+        mvdream.MVDreamPrior.views_of(files, index)
 
 
 @pytest.mark.parametrize("loss", ["sds", "vsd"])

@@ -170,7 +170,7 @@ def test_every_loss_and_every_family_has_an_estimate(prior, loss: str) -> None:
 
 def test_an_outline_is_the_model_without_its_numbers(prior, tmp_path) -> None:
     """For each family: the same tensors in the same formats, read from the configurations alone."""
-    bare = shutil.copytree(prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = shutil.copytree(prior.files.place, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     outlined = outline_prior(bare)
 
     def shapes(model: LatentDiffusionPrior) -> list[tuple]:
@@ -190,7 +190,7 @@ def test_a_run_is_estimated_before_its_weights_are_read(epsilon_prior, tmp_path)
     prompts = embed_prompt(epsilon_prior, prompt, release_text_encoder=False)
     encoders = epsilon_prior.text_encoders
     known = estimate_memory(ScoreDistillation(epsilon_prior, estimator, config), prompts)
-    bare = shutil.copytree(epsilon_prior.source, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = shutil.copytree(epsilon_prior.files.place, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     device, dtype = torch.device("cpu"), torch.float32
     found = estimate_run(PlannedRun(bare, device, dtype, prompt, TextConfig(), config, EstimatorConfig()))
     assert (found.weights, found.estimator, found.step) == (known.weights, known.estimator, known.step)

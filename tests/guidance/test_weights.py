@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from guidance.families.components import load_component
+from guidance.model_files import ModelFiles
 from guidance.weights import load_whole
 from tests.tiny_image_text import save_tiny_clip
 
@@ -165,7 +166,7 @@ def test_a_file_that_was_cut_off_is_named(folders: dict[str, Path], tmp_path: Pa
         (file,) = folder.glob("*.safetensors")
         file.write_bytes(file.read_bytes()[:-100])
         with pytest.raises(ValueError, match=rf"prior: the weights of '{name}' .* are broken"):
-            load_component(component, tmp_path, name)
+            load_component(component, ModelFiles(tmp_path), name)
 
 
 def test_the_libraries_log_as_before_afterwards(folders: dict[str, Path], tmp_path: Path) -> None:
