@@ -40,6 +40,7 @@ from priors.tokenizer import MAX_TOKENS, build_tokenizer
 WORDS = ["a", "red", "blue", "mug", "chair", "view", "front", "side", "back", "overhead", "bottom", ","]
 LATENT_CHANNELS = 4
 TEXT_WIDTH = 16
+WIDE = 24  # SDXL's second text encoder
 T5_WIDTH = 40
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
@@ -67,14 +68,14 @@ def save_tiny_sdxl(folder: Path, prediction_type: str = "epsilon", in_channels: 
         parts = {
             "unet": _unet(
                 in_channels,
-                cross_attention_dim=2 * TEXT_WIDTH,
+                cross_attention_dim=TEXT_WIDTH + WIDE,
                 addition_embed_type="text_time",
                 addition_time_embed_dim=4,
-                projection_class_embeddings_input_dim=6 * 4 + TEXT_WIDTH,
+                projection_class_embeddings_input_dim=6 * 4 + WIDE,
             ),
             "vae": _autoencoder(),
             "text_encoder": _clip(tokenizer),
-            "text_encoder_2": _clip(tokenizer, CLIPTextModelWithProjection),
+            "text_encoder_2": _clip(tokenizer, CLIPTextModelWithProjection, WIDE),
         }
     scheduler = EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", prediction_type=prediction_type)
     tokenizers = {"tokenizer": tokenizer, "tokenizer_2": tokenizer}
@@ -185,14 +186,16 @@ def _autoencoder(shift_factor: float | None = None) -> AutoencoderKL:
     )
 
 
-def _clip(tokenizer: CLIPTokenizer, kind: type = CLIPTextModel) -> CLIPTextModel | CLIPTextModelWithProjection:
+def _clip(
+    tokenizer: CLIPTokenizer, kind: type = CLIPTextModel, width: int = TEXT_WIDTH
+) -> CLIPTextModel | CLIPTextModelWithProjection:
     """Two layers, so that the last hidden states but one are not the input."""
     return kind(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=MAX_TOKENS,

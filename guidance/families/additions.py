@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from guidance.model_files import Lora, ModelFiles
 from guidance.weights import quiet_libraries
 
-_MARK = ".lora"  # ends the name of the layer in that of its LoRA weight
+_FIRST_FACTOR = ("lora_A.weight", ".down.weight")  # ends of the names of A, of which each layer has one
 
 
 def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, parts: tuple[str, ...]) -> None:
@@ -52,10 +52,10 @@ def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, pa
                 _inject(network, name, own, alphas, loader, adapter)
         except (ValueError, RuntimeError, KeyError) as error:
             raise _misfit(lora, name, f"{error}") from error
-        layers = {key.split(_MARK)[0] for key in own}
+        layers = sum(key.endswith(_FIRST_FACTOR) for key in own)
         changed = sum(adapter in module.lora_A for module in network.modules() if isinstance(module, BaseTunerLayer))
-        if changed != len(layers):
-            raise _misfit(lora, name, f"{len(layers)} layers in the file, {changed} of them in the network")
+        if changed != layers:
+            raise _misfit(lora, name, f"{layers} layers in the file, {changed} of them in the network")
         _fuse(network, adapter, lora.scale)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from guidance.model_files import ModelFiles
+from guidance.weights import quiet_libraries
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 # What the names of a checkpoint's weights begin with, where it holds the network of a family that is known here.
@@ -97,7 +98,8 @@ def load_from_file(component: type, files: ModelFiles, name: str, dtype: torch.d
     assert files.file is not None
     weights, place = read_checkpoint(files.file), str(files.place)
     try:
-        network = _convert(component, weights, place, name, dtype, files.file.suffix == ".gguf")
+        with quiet_libraries():
+            network = _convert(component, weights, place, name, dtype, files.file.suffix == ".gguf")
     except SingleFileComponentError:
         return None
     except (KeyError, ValueError, RuntimeError) as error:

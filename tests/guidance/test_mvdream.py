@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from guidance.families.mvdream import port_config
 from guidance.loading import load_prior, outline_prior, views_together
 from guidance.model_files import ModelFiles
 from settings.schedules import value_at
+from tests.original_names import unet_name
 from tests.tiny_priors import TEXT_WIDTH, save_tiny_stable_diffusion
 
 LAYERS = 1
@@ -37,47 +37,6 @@ SETTINGS = {
     "camera_dim": 16,
     "transformer_depth": 1,
 }
-PARTS = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-WHOLE = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "class_embedding.linear_1": "camera_embed.0",
-    "class_embedding.linear_2": "camera_embed.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
-
-
-def authors_name(name: str) -> str:
-    """The published name of a weight that diffusers names otherwise."""
-    stem = next((own for own in WHOLE if name.startswith(own + ".")), None)
-    if stem is not None:
-        name = WHOLE[stem] + name.removeprefix(stem)
-    else:
-        kind, block, part, index, rest = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name).groups()
-        first, layer = int(block) * (LAYERS + 1), int(index)
-        if part == "downsamplers":
-            return f"input_blocks.{first + LAYERS + 1}.0.op.{rest.removeprefix('conv.')}"
-        if part == "upsamplers":  # of the first up block, which has no attention
-            return f"output_blocks.{first + LAYERS}.1.{rest}"
-        place = {"resnets": 0, "attentions": 1}[part]
-        blocks = f"input_blocks.{first + layer + 1}" if kind == "down" else f"output_blocks.{first + layer}"
-        name = f"{blocks}.{place}.{rest}"
-    if ".transformer_blocks." not in name:
-        for own, published in PARTS.items():
-            name = name.replace(f".{own}.", f".{published}.")
-    return name
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +50,7 @@ def top(tmp_path_factory) -> Path:
     torch.manual_seed(5)
     unet = UNet2DConditionModel.from_config(config)
     unet.save_pretrained(top / "unet")
-    published = {authors_name(name): value for name, value in unet.state_dict().items()}
+    published = {unet_name(name, LAYERS): value for name, value in unet.state_dict().items()}
     save_file(published, top / "port/unet/diffusion_pytorch_model.safetensors")
     index = json.loads((top / "base/model_index.json").read_text())
     (top / "port/model_index.json").write_text(json.dumps(index | {"_class_name": "MVDreamPipeline"}))
