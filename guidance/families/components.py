@@ -88,14 +88,14 @@ def load_component(
         FileNotFoundError: a file is absent or cannot be fetched.
         ValueError: a file is there, but cannot be read, is of another network, or lacks a weight.
     """
-    is_network = issubclass(component, (ModelMixin, PreTrainedModel))
+    is_network, is_quantized = issubclass(component, (ModelMixin, PreTrainedModel)), False
     try:
         if is_network:
             config = _Config.load_config(files.place, subfolder=name, revision=files.revision)
             _check_class(component, config, files, name)
             if device is not None and device.type == "meta":
                 return _outline(component, config, files, name, dtype)
-            _require_quantizer(config, files, name)
+            is_quantized = _require_quantizer(config, files, name)
         if is_network and files.file is not None:
             network = load_from_file(component, files, name, dtype)
             if network is not None:
@@ -104,6 +104,12 @@ def load_component(
         if not is_network:
             return component.from_pretrained(files.place, subfolder=name, revision=files.revision)
         return _load_any_variant(component, files, name, dtype)
+    except (RuntimeError, ImportError) as error:
+        if not is_quantized:
+            raise
+        raise ValueError(
+            f"prior: the weights of {name!r} in {str(files)!r} are quantised, and cannot be loaded here: {error}"
+        ) from error
     except (OSError, SafetensorError) as error:
         if any(isinstance(cause, SafetensorError) for cause in _causes(error)):
             raise ValueError(f"prior: the weights of {name!r} in {str(files)!r} are broken; {REMEDY}") from error
@@ -132,21 +138,22 @@ def _load_any_variant(component: type, files: ModelFiles, name: str, dtype: torc
     raise missing
 
 
-def _require_quantizer(config: dict[str, Any], files: ModelFiles, name: str) -> None:
-    """Check for the package that reads quantised weights.
+def _require_quantizer(config: dict[str, Any], files: ModelFiles, name: str) -> bool:
+    """Whether the weights are quantised; then checks for the package that reads them.
 
     Raises:
         ValueError: it isn't installed, or isn't known.
     """
     method = config.get("quantization_config", {}).get("quant_method")
     if method is None:
-        return
+        return False
     if method not in QUANTIZERS:
         raise ValueError(
             f"prior: the weights of {name!r} in {str(files)!r} are quantised by {method!r}; read are "
             f"{', '.join(QUANTIZERS)}; use weights of one of these kinds, or plain ones"
         )
     require_package(QUANTIZERS[method], f"the weights of {name!r} in {str(files)!r} are quantised")
+    return True
 
 
 def _outline(
