@@ -44,7 +44,9 @@ class ModelFiles:
     def at(path_or_id: Path | str | ModelFiles) -> ModelFiles:
         """The same with a path that exists as a Path, whatever it looks like, so that none is taken for a hub id."""
         given = path_or_id if isinstance(path_or_id, ModelFiles) else ModelFiles(path_or_id)
-        return replace(given, path=_found(given.path), config=None if given.config is None else _found(given.config))
+        config = None if given.config is None else _found(given.config)
+        loras = tuple(replace(lora, path=str(_found(lora.path))) for lora in given.loras)
+        return replace(given, path=_found(given.path), config=config, loras=loras)
 
     @property
     def file(self) -> Path | None:
