@@ -95,6 +95,13 @@ def _find(model: str | Path | ModelFiles) -> tuple[ModelFiles, dict[str, Any], t
     files = ModelFiles.at(model)
     if files.file is not None and files.config is None:
         files = replace(files, config=likely_config(files.file))
+        try:
+            find_index(files.place)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"prior: {str(files)!r} has the layout of {files.place!r}, whose configuration and tokenizers are "
+                f"needed and cannot be fetched; give a folder that has them: prior.config=FOLDER ({error})"
+            ) from error
     index = read_object(find_index(files.place, files.revision))
     pipeline = index.get("_class_name")
     if pipeline not in FAMILIES:

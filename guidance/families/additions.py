@@ -191,7 +191,8 @@ def add_inversions(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """
     if not embeddings:
         return
-    encoder.resize_token_embeddings(max(len(tokenizer), encoder.get_input_embeddings().num_embeddings))
+    rows = max(len(tokenizer), encoder.get_input_embeddings().num_embeddings)
+    encoder.resize_token_embeddings(rows, mean_resizing=False)  # no guess at values that are set below
     table = encoder.get_input_embeddings().weight
     for word, vectors in embeddings.items():
         if vectors.shape[-1] != table.shape[-1]:

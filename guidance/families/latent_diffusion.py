@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from guidance.families.additions import fuse_loras
+from guidance.families.additions import fuse_loras, read_lora
 from guidance.families.components import load_component
 from guidance.frozen_model import Images
 from guidance.model_files import ModelFiles
@@ -72,11 +72,17 @@ class LatentDiffusionPrior(DiffusionPrior):
             self.use_plain_attention()
         self._text_encoders: tuple[nn.Module | None, ...] = ()  # a tuple, so that torch does not register them
 
+    def describe(self) -> str:
+        added = [f"{lora.path} x {lora.scale:g}" for lora in self.files.loras]
+        return ", ".join([super().describe(), *added, *map(str, self.files.embeddings)])
+
     @classmethod
     def load_network(
         cls, component: type, files: ModelFiles, name: str, device: torch.device, dtype: torch.dtype
     ) -> nn.Module:
         """A network with the LoRA files that are added to it; raises as ``load_component`` and ``fuse_loras``."""
+        for lora in files.loras:  # before anything large
+            read_lora(lora, cls.lora_loader, cls.lora_parts)
         network = load_component(component, files, name, device, dtype)
         if device.type != "meta":
             fuse_loras(network, name, files, cls.lora_loader, cls.lora_parts)

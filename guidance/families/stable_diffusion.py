@@ -56,7 +56,8 @@ class StableDiffusionPrior(UNetPrior):
 
     def _load_text_encoders(self) -> tuple[nn.Module, ...]:
         encoder = self.load_text_encoder(CLIPTextModel, "text_encoder")
-        add_inversions(encoder, self.tokenizers[0], self.embeddings)
+        if self.device.type != "meta":
+            add_inversions(encoder, self.tokenizers[0], self.embeddings)
         return (encoder,)
 
     @torch.no_grad()
