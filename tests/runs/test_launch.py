@@ -231,7 +231,7 @@ def test_a_prior_that_lacks_a_part(run, capsys, tmp_path):
     assert "lacks the component 'unet'" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "model")
     assert launch.main(["--config", VSD, "prior=./model"]) == 2
-    assert "prior: './model' is no preset, no folder and no hub id" in capsys.readouterr().err
+    assert "prior: './model' is no preset, no folder, no file and no hub id" in capsys.readouterr().err
 
 
 def test_a_prompt_that_the_tokenizer_cannot_take(run, capsys):
