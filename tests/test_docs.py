@@ -90,6 +90,16 @@ def test_a_wrong_field_on_a_page_is_found(tmp_path: Path) -> None:
     assert list(fields(page)) == ["guidance.scale", "guidance.loss", "guidance.nothing", "seeds", "iterations"]
 
 
+def test_the_tests_that_pages_name_exist() -> None:
+    there = {
+        name
+        for file in (REPOSITORY / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    named = {name for page in CURRENT_PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    assert named and named <= there
+
+
 def test_every_page_is_linked_from_another() -> None:
     linked = {
         (page.parent / link.partition("#")[0]).resolve()
