@@ -20,6 +20,10 @@ How adapters and embedding begin: ``initialise``. What the estimator knows of th
 
 Adapters and camera embedding are float32 whatever the frozen weights are, because Adam's steps of
 1e-4 vanish in half precision.
+
+*Gradients in fp16.* They pass through the network in its number format, and those of a mean over latents are as
+small as one over their count: in fp16 many would vanish. There they enter the network multiplied by about that
+count, and each trained parameter's is divided by it again.
 """
 
 from __future__ import annotations
@@ -75,6 +79,9 @@ class LoraEstimator(nn.Module):
         self.camera_embedding = CameraEmbedding(prior.traits.condition_width)
         initialise(adapters, self.camera_embedding, generator)
         self.camera_embedding.to(prior.device)
+        self._gradient_scale = 1.0  # that the network's gradients have
+        for parameter in self.parameters():
+            parameter.register_hook(self._unscaled)
 
     def predict(
         self,
@@ -94,7 +101,20 @@ class LoraEstimator(nn.Module):
             condition = condition * to_device(keep_camera, x_t.device)[:, None]
         network = self.twin.module
         with added_to_output(network.get_submodule(self.traits.condition_module), condition):
-            return prior.predict(x_t, t, text, network)
+            prediction = prior.predict(x_t, t, text, network)
+        if prediction.output.requires_grad:
+            self._scale_gradients(prediction.output, prior.network.dtype)
+        return prediction
+
+    def _scale_gradients(self, output: Latents, dtype: torch.dtype) -> None:
+        """Let the gradient of a float32 output enter a network of this number format enlarged."""
+        scale = 2.0 ** int(math.log2(output.numel())) if dtype == torch.float16 else 1.0
+        self._gradient_scale = scale
+        if scale != 1:
+            output.register_hook(lambda gradient: gradient * scale)
+
+    def _unscaled(self, gradient: Tensor) -> Tensor | None:
+        return gradient / self._gradient_scale if self._gradient_scale != 1 else None
 
     def draw_keep_camera(self, count: int, generator: torch.Generator) -> Bool[Tensor, "batch"]:
         """Which samples of a training batch see their camera."""

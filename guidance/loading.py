@@ -84,6 +84,11 @@ def outline_prior(model: str | Path | ModelFiles, dtype: torch.dtype = torch.flo
     return family.load(files, index, torch.device("meta"), dtype)
 
 
+def half_format(model: str | Path | ModelFiles) -> torch.dtype:
+    """The number format of its weights on a GPU; raises as `load_prior`, and reads no weights."""
+    return _find(model)[2].half_format
+
+
 def views_together(model: str | Path | ModelFiles) -> int:
     """How many views of one object the model sees at once; raises as `load_prior`, and reads no weights."""
     files, index, family = _find(model)

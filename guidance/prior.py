@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -42,6 +42,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
 
 class DiffusionPrior(FrozenModel):
     """A frozen text-to-image model; each family of models is a subclass in ``guidance/families/``."""
+
+    half_format: ClassVar[torch.dtype] = torch.bfloat16  # of the weights on a GPU, where nothing else is stated
 
     @classmethod
     @abstractmethod

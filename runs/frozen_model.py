@@ -9,7 +9,7 @@ import torch
 from configs.schema import RunConfig
 from guidance.building import load_model
 from guidance.frozen_model import FrozenModel
-from guidance.loading import views_together
+from guidance.loading import half_format, views_together
 from guidance.memory import PlannedRun, preflight
 from guidance.model_files import Lora, ModelFiles
 from guidance.prompts import PromptEmbeddings, embed_prompt
@@ -65,10 +65,11 @@ def model_files(config: RunConfig) -> ModelFiles:
 def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
     """The number format of the frozen weights."""
     wanted = config.prior.precision
-    if wanted == "auto":
-        on_cuda = "fp16" if chosen_precision(config.trainer) == "16-mixed" else "bf16"
-        wanted = on_cuda if device.type == "cuda" else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    if wanted != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    if device.type != "cuda" or config.guidance.reads == "images":
+        return torch.float32
+    return torch.float16 if chosen_precision(config.trainer) == "16-mixed" else half_format(model_files(config))
 
 
 def memory_line(config: RunConfig, device: torch.device) -> str | None:

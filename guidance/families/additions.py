@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import fuse_text_encoder_lora
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, fuse_text_encoder_lora
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -67,7 +67,8 @@ def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str
     """
     try:
         with quiet_libraries():
-            held = loader.lora_state_dict(lora.path)
+            place, options = _place(lora.path)
+            held = loader.lora_state_dict(place, **options)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ValueError(
@@ -83,6 +84,16 @@ def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str
             "was trained for this model"
         )
     return weights, alphas
+
+
+def _place(given: str) -> tuple[str, dict[str, str]]:
+    """The folder, or hub id, and the file's name as an option where it is known: offline diffusers does not look."""
+    path = Path(given)
+    if path.is_dir():
+        names = sorted(each.name for each in path.glob("*.safetensors"))
+        name = LORA_WEIGHT_NAME_SAFE if LORA_WEIGHT_NAME_SAFE in names else names[0] if len(names) == 1 else None
+        return str(path), {} if name is None else {"weight_name": name}
+    return (str(path.parent), {"weight_name": path.name}) if path.is_file() else (given, {})
 
 
 def _inject(network: Any, name: str, weights: dict[str, Tensor], alphas: Any, loader: Any, adapter: str) -> None:

@@ -168,7 +168,6 @@ def test_a_wrong_type_is_refused_under_its_full_key(key):
         ("output.mesh_resolution=1", r"output\.mesh_resolution: 1 .*: must be a whole number from 2 on"),
         ("optimizer.lr_grid=[[0, 1, 2]]", r"optimizer\.lr_grid: .*: must be a list of \[iteration, value\] pairs"),
         ("cameras.fovy_deg=[50, 40]", r"cameras\.fovy_deg: .*: the range \[50, 40\] is empty"),
-        ("prior.precision=fp16", r"prior.precision: 'fp16' with trainer.precision 'auto': the estimator's gradients"),
         ("prior.precision=fp61", r"prior.precision: 'fp61' .*: must be one of auto, .*; did you mean 'fp16'\?$"),
         (
             "scene.field.density_init.kind=scene",

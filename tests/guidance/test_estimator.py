@@ -174,3 +174,19 @@ def forward_calls(prior, estimator: LoraEstimator, cameras) -> int:
 def test_bad_configs(config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EstimatorConfig(**config)
+
+
+def test_gradients_through_fp16_do_not_vanish(folders) -> None:
+    """Of a loss that is a mean over very many latents, each gradient would be below fp16's smallest number."""
+
+    def gradients(dtype: torch.dtype, share: float) -> torch.Tensor:
+        prior = load_prior(folders["epsilon"], dtype=dtype)
+        estimator = LoraEstimator(prior, EstimatorConfig(), torch.Generator().manual_seed(0))
+        text, c2w = prior.encode_text(["a red mug"]), torch.eye(4)[None]
+        x_t = torch.randn(1, *prior.latent_shape, generator=torch.Generator().manual_seed(1))
+        output = estimator.predict(prior, x_t, torch.tensor([500]), text, c2w).output
+        (output.square().mean() * share).backward()
+        return torch.cat([each.grad.flatten() for each in estimator.parameters() if each.grad is not None])
+
+    exact, found = gradients(torch.float32, 1e-3), gradients(torch.float16, 1e-3)
+    assert (found - exact).norm() < 0.02 * exact.norm()

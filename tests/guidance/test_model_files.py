@@ -117,7 +117,7 @@ def with_loras(folder: Path, files: list[Path], scales: list[float]) -> Diffusio
     pipeline = DiffusionPipeline.from_pretrained(folder)
     names = [f"lora_{number}" for number in range(len(files))]
     for file, name in zip(files, names, strict=True):
-        pipeline.load_lora_weights(file, adapter_name=name)
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
     pipeline.set_adapters(names, scales)
     return pipeline
 
