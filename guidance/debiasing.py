@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from guidance.config import DebiasingConfig
+from guidance.hub import ask_hub_once
 from guidance.weights import load_whole
 from renderers.config import VIEW_WORDS
 from settings.quoting import quoted
@@ -45,6 +46,8 @@ class ViewLanguageModel:
         from transformers import AutoModelForMaskedLM, AutoTokenizer  # here, because few runs need them
 
         source = Path(path_or_id).expanduser() if Path(path_or_id).expanduser().is_dir() else path_or_id
+        if not isinstance(source, Path):
+            ask_hub_once()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source)
             # Checkpoints of such models hold more, such as BERT's head for the next sentence.

@@ -18,6 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from guidance.families.text import check_tokenizer, tokenize
 from guidance.frozen_model import Frozen, FrozenModel, Images, TextEmbeddings
+from guidance.hub import ask_hub_once
 from guidance.weights import load_whole
 from priors.judge_model import load_judge
 
@@ -85,6 +86,8 @@ class Clip(ImageTextModel):
             FileNotFoundError: a file is absent or cannot be fetched.
             ValueError: a model of another kind, or weights that are not all there.
         """
+        if not isinstance(source, Path):
+            ask_hub_once()
         try:
             kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
             if kind != "clip":  # transformers would fill in for a missing or another model's config.json

@@ -28,6 +28,7 @@ from guidance.families import flux, multiview, mvdream, sd3, sdxl, stable_diffus
 from guidance.families.components import read_object
 from guidance.families.registry import FAMILIES
 from guidance.families.single_file import likely_config
+from guidance.hub import ask_hub_once
 from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
 
@@ -156,6 +157,7 @@ def find_index(path_or_id: str | Path, revision: str | None = None) -> Path:
 
 def _fetch_index(hub_id: str, revision: str | None) -> Path:
     remedy = f"use a local folder, or an id that works: {', '.join(OPEN_IDS)}; gated: {', '.join(GATED_IDS)}"
+    ask_hub_once()
     login = "log in with `hf auth login` if it is private or gated"
     try:
         return Path(hf_hub_download(hub_id, INDEX_FILE, revision=revision))

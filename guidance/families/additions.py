@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from guidance.hub import ask_hub_once
 from guidance.model_files import Lora, ModelFiles
 from guidance.weights import quiet_libraries
 
@@ -65,6 +66,8 @@ def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str
     Raises:
         ValueError: it cannot be read, or is for other parts than the family's.
     """
+    if not Path(lora.path).exists():
+        ask_hub_once()
     try:
         with quiet_libraries():
             place, options = _place(lora.path)
