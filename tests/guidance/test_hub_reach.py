@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+from threading import Event
 
 import pytest
 from huggingface_hub import constants
 
 from guidance import hub
+from tests.repository import REPOSITORY
 
 
 @pytest.fixture
@@ -44,11 +49,25 @@ def test_without_a_network_the_client_uses_its_cache(endpoint, closed) -> None:
     assert constants.HF_HUB_OFFLINE
 
 
+def test_a_model_that_is_not_here_is_told_before_anything_is_imported(tmp_path) -> None:
+    """PyTorch above all; a path that exists is none, whatever it looks like."""
+    (tmp_path / "owner" / "folder").mkdir(parents=True)
+    program = (
+        "import sys; from guidance.hub import check_hub_id\n"
+        "check_hub_id('owner/folder'); check_hub_id('./no/id')\n"
+        "try: check_hub_id('owner/name')\n"
+        "except FileNotFoundError as error: print(error, 'torch' in sys.modules)"
+    )
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=True)
+    assert "'owner/name' is not in the local cache, and the hub cannot be reached" in said.stdout
+    assert said.stdout.endswith("False\n")
+
+
 def test_a_name_that_nobody_knows_is_not_waited_for(endpoint, monkeypatch) -> None:
     def forever(*_args: object) -> None:
         released.wait()
-
-    from threading import Event
 
     released = Event()
     monkeypatch.setattr(socket, "create_connection", forever)

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from configs.sources import CONFIG_FOLDER
 from files.checksums import write_checksums
-from guidance import loading
+from guidance import hub, loading
 from guidance.families.text import tokenize
 from guidance.loading import load_prior
 from tests.rounding import assert_equal_to_rounding
@@ -118,7 +118,7 @@ def test_a_folder_in_ones_home(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_ids_that_errors_recommend_are_those_of_the_presets() -> None:
     presets = [yaml.safe_load(file.read_text()) for file in (CONFIG_FOLDER / "prior").glob("*.yaml")]
     paths = {preset["prior"]["path"] for preset in presets if "prior" in preset}
-    assert {*loading.OPEN_IDS, *loading.GATED_IDS} == paths - {"priors/mini", "priors/mini-mv"}
+    assert {*hub.OPEN_IDS, *hub.GATED_IDS} == paths - {"priors/mini", "priors/mini-mv"}
 
 
 def test_images_of_an_odd_size(epsilon_prior) -> None:
@@ -258,7 +258,7 @@ def test_hub_trouble_names_alternatives(monkeypatch: pytest.MonkeyPatch, error: 
     with pytest.raises(FileNotFoundError, match=reason) as caught:
         load_prior("stabilityai/stable-diffusion-2-1")
     message = str(caught.value)
-    assert "local folder" in message and all(each in message for each in (*loading.OPEN_IDS, *loading.GATED_IDS))
+    assert "local folder" in message and all(each in message for each in (*hub.OPEN_IDS, *hub.GATED_IDS))
     if "gated" in reason or "exist" in reason:
         assert "hf auth login" in message
 

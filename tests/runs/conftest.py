@@ -30,4 +30,5 @@ def run(monkeypatch):
     for name in ("train", "from_checkpoint"):
         monkeypatch.setitem(sys.modules, f"runs.{name}", stub)
         monkeypatch.setattr(runs, name, stub, raising=False)
+    monkeypatch.setattr("runs.plan.check_hub_id", lambda hub_id, revision: None)
     return stub
