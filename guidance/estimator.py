@@ -121,6 +121,21 @@ class LoraEstimator(nn.Module):
         draws = torch.rand(count, generator=generator, device=generator.device)
         return draws >= self.config.camera_dropout
 
+    def remark(self) -> str | None:
+        """A sentence where the rank is above what adapted layers can use: the smaller of their two widths."""
+        widths = [
+            min(first.shape[1:].numel(), self.lora[name.replace("lora_A", "lora_B")].shape[0])
+            for name, first in self.lora.items()
+            if "lora_A" in name
+        ]
+        narrow = [width for width in widths if width < self.config.rank]
+        if not narrow:
+            return None
+        return (
+            f"estimator.rank {self.config.rank} is above the width of {len(narrow)} of the {len(widths)} adapted "
+            f"layers (the narrowest has {min(narrow)} channels), whose adapters gain nothing from the rest"
+        )
+
 
 def every_layer(network: nn.Module) -> tuple[str, ...]:
     """Names of all linear layers and convolutions."""

@@ -217,7 +217,8 @@ def print_setup(config: RunConfig, trainer: lightning.Trainer, prior: FrozenMode
             f"{(high - low) / prior.views_together:g} degrees apart from a random start; one noise level a group",
             flush=True,
         )
-    print_notes(system.scene.notes)
-    remark = preset_remark(prior, config.prior.preset, config.prior.path)
-    if remark is not None:
-        print(f"note: {remark}", flush=True)
+    remarks = [
+        preset_remark(prior, config.prior.preset, config.prior.path),
+        None if estimator is None else estimator.remark(),
+    ]
+    print_notes([*system.scene.notes, *filter(None, remarks)])

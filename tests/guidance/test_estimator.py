@@ -190,3 +190,14 @@ def test_gradients_through_fp16_do_not_vanish(folders) -> None:
 
     exact, found = gradients(torch.float32, 1e-3), gradients(torch.float16, 1e-3)
     assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_a_rank_above_a_layers_width_is_told(epsilon_prior) -> None:
+    def remark(rank: int) -> str | None:
+        return LoraEstimator(epsilon_prior, EstimatorConfig(rank=rank), torch.Generator()).remark()
+
+    assert remark(16) is None
+    assert remark(17) == (
+        "estimator.rank 17 is above the width of 32 of the 32 adapted layers (the narrowest has 16 channels), whose "
+        "adapters gain nothing from the rest"
+    )
