@@ -31,7 +31,16 @@ from configs.help import help_on, section_names
 from configs.sources import config_files, find_file, pipeline_files, split_overrides
 from runs.checkpoint_files import checkpoints, is_whole
 from runs.folder import discard_if_unused, stage_folders
-from runs.plan import Plan, Request, beyond_the_end, has_finished_stages, how_to_resume, make_plans, require_prior
+from runs.plan import (
+    Plan,
+    Request,
+    beyond_the_end,
+    device_remarks,
+    has_finished_stages,
+    how_to_resume,
+    make_plans,
+    require_prior,
+)
 from runs.processes import is_first_process, requeue, slurm_job
 from runs.program import program
 from settings.schedules import Knots
@@ -194,7 +203,7 @@ def announce(plan: Plan) -> None:
         lines["mesh"] = config.source_mesh.path
     if plan.checkpoint is not None:
         lines["go on"] = str(plan.checkpoint)
-    remarks = beyond_the_end(config) if plan.mode == "train" else []
+    remarks = [*beyond_the_end(config), *device_remarks(config)] if plan.mode == "train" else []
     if plan.checkpoint is not None:
         damaged = [path for path in checkpoints(plan.folder) if not is_whole(path)]
         remarks += [f"{path} is cut off or damaged, and not used" for path in damaged]

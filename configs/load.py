@@ -162,10 +162,10 @@ def load_saved(path: Path, overrides: dict[str, str]) -> tuple[RunConfig, RunCon
 
 
 def find_device(accelerator: str) -> str:
-    """The device that ``trainer.accelerator`` means on this machine: cuda or cpu.
+    """The device that ``trainer.accelerator`` means on this machine: cuda, mps or cpu.
 
     Raises:
-        ConfigError: CUDA is asked for and isn't there.
+        ConfigError: the one that is asked for isn't there.
     """
     if accelerator == "cpu":
         return "cpu"
@@ -176,6 +176,13 @@ def find_device(accelerator: str) -> str:
             "trainer.accelerator: 'cuda' is asked for, but PyTorch sees no CUDA device here; "
             "use trainer.accelerator=cpu or auto"
         )
+    if accelerator == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(
+                "trainer.accelerator: 'mps' is asked for, but PyTorch sees no GPU of Apple's here; "
+                "use trainer.accelerator=cpu or auto"
+            )
+        return "mps"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -189,7 +196,14 @@ def _on_device(config: RunConfig) -> RunConfig:
             raise ConfigError(
                 f"trainer.devices: {count} is more than the {torch.cuda.device_count()} CUDA devices that PyTorch sees"
             )
-    if device == "cpu" and config.trainer.precision == "16-mixed":
+    if device == "mps" and (config.stage in ("geometry", "texture") or config.starts_from_mesh):
+        raise ConfigError(
+            "trainer.accelerator: 'mps' has no float64, in which meshes are placed and drawn; it runs the stages nerf "
+            "and image without a mesh to begin with; use trainer.accelerator=cpu"
+        )
+    if device == "mps" and count > 1:
+        raise ConfigError(f"trainer.devices: {count}, but mps is one device; set it to 1")
+    if device != "cuda" and config.trainer.precision == "16-mixed":
         raise ConfigError(
             "trainer.precision: '16-mixed' has a loss scale on CUDA only, on a CPU Lightning takes bfloat16 instead; "
             "use 32-true or bf16-mixed"

@@ -256,8 +256,8 @@ class CollapseConfig:
 class TrainerConfig:
     """What is left to Lightning's Trainer."""
 
-    # auto: CUDA where PyTorch sees a device, else the CPU.
-    accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", change="anywhere")
+    # auto: CUDA where PyTorch sees a device, else the CPU. mps: Apple's GPU, for the stages nerf and image; untried.
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", change="anywhere")
     # Processes on each machine; each has its own CUDA device, or a share of the CPU.
     devices: PositiveInt = setting(1, change="anywhere")
     # Machines. A launcher (torchrun, SLURM's srun) starts the processes of more than one, trainer.devices on each.

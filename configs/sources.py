@@ -33,7 +33,7 @@ DEFAULT_PRIOR = "mini"
 PART_NAMES = {  # stages and losses are known elsewhere
     "by_particles": ("one", "several"),
     "by_start": ("prompt", "mesh", "run"),
-    "by_device": ("cpu", "cuda"),
+    "by_device": ("cpu", "cuda", "mps"),
 }
 COMMAND_LINE = "the command line"
 STAGES_KEY = "stages"  # of a pipeline's YAML
@@ -64,7 +64,7 @@ class Case:
     loss: str
     particles: int
     start: str  # prompt | mesh | run: what the colours of the stage start from
-    device: str  # cpu | cuda
+    device: str  # cpu | cuda | mps
 
     @property
     def names(self) -> dict[str, str]:

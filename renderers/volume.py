@@ -165,6 +165,8 @@ def optical_depths(
 
 def transmittances(depths: Float[Tensor, "n"], ray_indices: Int[Tensor, "n"], n_rays: int) -> Float[Tensor, "n"]:
     """Share of the light that reaches each sample from the camera, T_i, given optical depths."""
+    if depths.device.type == "mps":  # which has no float64
+        return transmittances(depths.cpu(), ray_indices.cpu(), n_rays).to(depths.device)
     before = torch.cumsum(depths, dim=0, dtype=torch.float64) - depths
     counts = torch.bincount(ray_indices, minlength=n_rays)
     # The place of each ray's first sample; rays without samples get a place that nothing reads.

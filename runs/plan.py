@@ -175,6 +175,17 @@ def beyond_the_end(config: RunConfig) -> list[str]:
     return found
 
 
+def device_remarks(config: RunConfig) -> list[str]:
+    """What is known to be missing on the run's device."""
+    if config.trainer.accelerator != "mps":
+        return []
+    return [
+        "trainer.accelerator=mps was never tried: running sums along rays go through the CPU, since mps has no "
+        "float64; for operations that it lacks set PYTORCH_ENABLE_MPS_FALLBACK=1; the stages geometry and texture "
+        "need trainer.accelerator=cpu"
+    ]
+
+
 def require_prior(plan: Plan) -> None:
     """Raise a FileNotFoundError where training needs a model of the hub that is neither in its cache nor to be had."""
     prior = plan.config.prior

@@ -65,7 +65,7 @@ NAMES_OF_PARTS = {
     "by_loss": set(LOSSES),
     "by_start": {"prompt", "mesh", "run"},
     "by_particles": {"one", "several"},
-    "by_device": {"cpu", "cuda"},
+    "by_device": {"cpu", "cuda", "mps"},
 }
 
 
@@ -289,7 +289,7 @@ def test_noise_levels_of_flows_are_as_noisy_as_stable_diffusions(prior):
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ("by_device: {gpu: {iterations: 3}}", r"by_device: gpu.*cpu, cuda"),
+        ("by_device: {gpu: {iterations: 3}}", r"by_device: gpu.*cpu, cuda, mps"),
         ("by_stage: {nerf: {by_particles: {4: {iterations: 3}}}}", r"by_particles: 4: the names are one, several"),
     ],
 )

@@ -19,6 +19,7 @@ from configs.sources import (
     read_yaml,
     split_overrides,
 )
+from runs.plan import device_remarks
 
 VSD = CONFIG_FOLDER / "vsd-nerf.yaml"
 PROMPTS = [
@@ -416,3 +417,21 @@ def test_radii_that_differ_are_refused_where_a_stage_read_them(stage, key):
 def test_a_field_that_is_gone_names_the_one_that_took_its_place():
     with pytest.raises(ConfigError, match=r"surface\.field\.radius: is no field any more.*set scene\.field\.radius"):
         from_command_line("surface.field.radius=1")
+
+
+def test_apples_gpu(monkeypatch):
+    """Where it is there; without float64 it draws no meshes."""
+    mps = {"trainer.accelerator": "mps"}
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="'mps' is asked for, but PyTorch sees no GPU of Apple's here"):
+        load_config(VSD, mps)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    config = load_config(VSD, mps).config
+    assert config.trainer.accelerator == "mps" and device_remarks(config)[0].startswith("trainer.accelerator=mps was")
+    for wrong, reason in {
+        ("stage", "geometry"): "'mps' has no float64, in which meshes are placed and drawn",
+        ("trainer.devices", "2"): "trainer.devices: 2, but mps is one device",
+        ("trainer.precision", "16-mixed"): "'16-mixed' has a loss scale on CUDA only",
+    }.items():
+        with pytest.raises(ConfigError, match=reason):
+            load_config(VSD, mps | dict([wrong]))
