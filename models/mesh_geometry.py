@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.transfer import to_device
 
 Scalar = Float[Tensor, ""]
 
@@ -41,20 +43,17 @@ def mesh_edges(faces: Int[Tensor, "faces 3"], manifold: bool = True) -> MeshEdge
     """
     half_edges = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).view(-1, 2)
     low, high = half_edges.amin(-1), half_edges.amax(-1)
-    key, order = torch.sort(low * (int(faces.max()) + 1 if len(faces) else 1) + high, stable=True)
-    _, counts = torch.unique_consecutive(key, return_counts=True)
-    if manifold and (counts > 2).any():
+    key, order = torch.sort(low << 32 | high, stable=True)
+    if manifold and (key[2:] == key[:-2]).any():
+        _, counts = torch.unique_consecutive(key, return_counts=True)
         raise ValueError(
             f"faces: {int((counts > 2).sum())} edges belong to more than two faces; "
             "only manifold meshes have a silhouette: split or repair the mesh"
         )
-    place = torch.arange(len(order), device=faces.device)
-    first = torch.cumsum(counts, 0) - counts
-    is_last = torch.zeros(len(order), dtype=torch.bool, device=faces.device)
-    is_last[first + counts - 1] = True
-    is_alone = torch.zeros_like(is_last)
-    is_alone[first[counts == 1]] = True
-    place = place[~is_last | is_alone]
+    differs = key[1:] != key[:-1]
+    is_last, is_first = (nn.functional.pad(differs, side, value=True)[: len(key)] for side in ((0, 1), (1, 0)))
+    is_alone = is_first & is_last
+    place = (~is_last | is_alone).nonzero()[:, 0]
     half_edge = order[place]
     other = order[(place + 1).clamp(max=max(len(order) - 1, 0))] // 3
     beside = torch.stack([half_edge // 3, torch.where(is_alone[place], -1, other)], dim=-1)
@@ -84,21 +83,24 @@ def normal_consistency(
 ) -> Scalar:
     """Mean of 1 - cos of the angle between the normals of faces that share an edge; 0 for a plane."""
     normals = _unit(area_vectors(vertices, faces))
-    first, second = edges.faces[edges.faces[:, 1] >= 0].unbind(-1)
+    first, second = edges.faces.unbind(-1)
+    is_shared = second >= 0
+    second = second.clamp(min=0)
     bends = 1 - (normals[first] * normals[second]).sum(-1)
     # A face that has shrunk to nothing has no normal, thus no angle.
     flat = (normals[first].detach().abs().sum(-1) == 0) | (normals[second].detach().abs().sum(-1) == 0)
-    return _mean(bends.masked_fill(flat, 0.0))
+    return _mean(bends.masked_fill(flat, 0.0), is_shared)
 
 
 def laplacian_smoothness(vertices: Float[Tensor, "vertices 3"], edges: MeshEdges) -> Scalar:
     """Mean squared distance of the vertices from the mean of their neighbours (uniform Laplacian), scene units^2."""
     start, end = edges.vertices.unbind(-1)
     sums = torch.zeros_like(vertices).index_add(0, start, vertices[end]).index_add(0, end, vertices[start])
-    degrees = torch.bincount(edges.vertices.view(-1), minlength=len(vertices))
+    ends = edges.vertices.view(-1)
+    degrees = torch.zeros(len(vertices), dtype=torch.int64, device=vertices.device).index_add(0, ends, ends * 0 + 1)
     centres = sums / degrees.clamp(min=1)[:, None]
     distances = (vertices - centres).square().sum(-1)
-    return _mean(distances[degrees > 0])
+    return _mean(distances, degrees > 0)
 
 
 def connected_parts(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces"]:
@@ -112,7 +114,7 @@ def connected_parts(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces"]:
     graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(size, size))
     _, labels = connected_components(graph, directed=False)
     _, numbers = np.unique(labels[corners[:, 0]], return_inverse=True)
-    return torch.from_numpy(numbers.astype(np.int64)).to(faces.device)
+    return to_device(torch.from_numpy(numbers.astype(np.int64)), faces.device)
 
 
 def remove_floaters(
@@ -132,7 +134,7 @@ def remove_floaters(
         return vertices[:0], faces
     part = connected_parts(faces)
     areas = torch.linalg.vector_norm(area_vectors(vertices.detach(), faces), dim=-1)
-    part_areas = torch.zeros(int(part.max()) + 1, dtype=areas.dtype, device=areas.device).index_add(0, part, areas)
+    part_areas = torch.zeros(len(faces), dtype=areas.dtype, device=areas.device).index_add(0, part, areas)
     kept = faces[part_areas[part] >= share * part_areas.max()]
     used, renumbered = torch.unique(kept, return_inverse=True)
     return vertices[used], renumbered
@@ -145,6 +147,6 @@ def _unit(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     return torch.where(lengths > smallest, vectors / lengths.clamp(min=smallest), 0 * vectors)
 
 
-def _mean(values: Float[Tensor, "n"]) -> Scalar:
-    """The mean, or 0 (with a graph) of nothing."""
-    return values.sum() / max(values.numel(), 1)
+def _mean(values: Float[Tensor, "n"], counts: Bool[Tensor, "n"]) -> Scalar:
+    """The mean of those that count, or 0 (with a graph) of none."""
+    return values.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)

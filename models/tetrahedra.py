@@ -14,8 +14,10 @@ two faces, which run through it in opposite directions.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -127,7 +129,15 @@ def _triangle_table() -> Int[Tensor, "16 2 3"]:
     return table
 
 
-TRIANGLES = _triangle_table()
+class _Tables(NamedTuple):
+    ends: Int[Tensor, "6 2"]  # of the edges of a tetrahedron
+    triangles: Int[Tensor, "16 2 3"]
+
+
+@functools.cache
+def _on(device: torch.device) -> _Tables:
+    """The tables on a device, sent there once."""
+    return _Tables(torch.tensor(TETRAHEDRON_EDGES).to(device), _triangle_table().to(device))
 
 
 @dataclass(frozen=True)
@@ -142,15 +152,16 @@ class CrossedEdges:
 def crossed_edges(inside: Bool[Tensor, "vertices"], tetrahedra: Int[Tensor, "tetrahedra 4"]) -> CrossedEdges:
     """Find the edges with one end inside; the surface has a vertex on each, in this order."""
     signs = inside[tetrahedra]
-    active = signs.any(-1) & ~signs.all(-1)
-    cases = (signs[active] * torch.tensor([1, 2, 4, 8], device=inside.device)).sum(-1)
-    ends = tetrahedra[active][:, torch.tensor(TETRAHEDRON_EDGES, device=inside.device)].sort(-1).values
-    key = ends[..., 0] * len(inside) + ends[..., 1]
-    crossed = inside[ends[..., 0]] != inside[ends[..., 1]]
+    active = (signs.any(-1) & ~signs.all(-1)).nonzero()[:, 0]  # places, since each use of a mask makes the host wait
+    cases = (signs[active].long() << torch.arange(4, device=inside.device)).sum(-1)
+    ends = tetrahedra[active][:, _on(inside.device).ends].sort(-1).values
+    key = (ends[..., 0] * len(inside) + ends[..., 1]).view(-1)
+    crossed = (inside[ends[..., 0]] != inside[ends[..., 1]]).view(-1).nonzero()[:, 0]
     keys, numbers = torch.unique(key[crossed], return_inverse=True)
     place = torch.full_like(key, -1)
     place[crossed] = numbers
-    return CrossedEdges(torch.stack([keys // len(inside), keys % len(inside)], dim=-1), cases, place)
+    edges = torch.stack([keys // len(inside), keys % len(inside)], dim=-1)
+    return CrossedEdges(edges, cases, place.view(-1, len(TETRAHEDRON_EDGES)))
 
 
 def marching_tetrahedra(
@@ -164,6 +175,6 @@ def marching_tetrahedra(
     start, end = crossed.edges.unbind(-1)
     share = (sdf[start] / (sdf[start] - sdf[end]))[:, None]  # of the way to the end
     surface_vertices = vertices[start] + share * (vertices[end] - vertices[start])
-    edges = TRIANGLES.to(sdf.device)[crossed.cases].flatten(1)
+    edges = _on(sdf.device).triangles[crossed.cases].flatten(1)
     faces = crossed.place.gather(1, edges.clamp(min=0)).view(-1, 3)
     return surface_vertices, faces[edges.view(-1, 3)[:, 0] >= 0]

@@ -38,7 +38,9 @@ class Crossings:
     counts: Bool[Tensor, "n"]  # whether an edge of that slope moves colour in this direction
 
     def keep(self, kept: Bool[Tensor, "n"]) -> Crossings:
-        return Crossings(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
+        """Some of them. (The mask is read once: each time makes the host wait for the device.)"""
+        places = kept.nonzero()[:, 0]
+        return Crossings(**{field.name: getattr(self, field.name)[places] for field in fields(self)})
 
     @staticmethod
     def join(parts: list[Crossings]) -> Crossings:
@@ -72,8 +74,8 @@ def antialias(
 def _antialias_view(
     image: Float[Tensor, "height width channels"], depth: Float[Tensor, "height width"], crossings: Crossings
 ) -> Float[Tensor, "height width channels"]:
-    crossings = crossings.keep(_seen(crossings, depth.detach().view(-1)))
-    crossings = crossings.keep(_outermost(crossings) & crossings.counts)
+    seen = _seen(crossings, depth.detach().view(-1))
+    crossings = crossings.keep(_outermost(crossings, seen, depth.numel()) & crossings.counts)
     pixels = image.view(-1, image.shape[-1])
     outward = (crossings.share - 0.5)[:, None]
     flow = outward * (pixels[crossings.inner] - pixels[crossings.outer])
@@ -89,15 +91,15 @@ def _seen(crossings: Crossings, depth: Float[Tensor, "pixels"]) -> Bool[Tensor, 
     return depth[crossings.inner].isfinite() & (depth[crossings.outer] > crossings.depth)
 
 
-def _outermost(crossings: Crossings) -> Bool[Tensor, "n"]:
-    """Whether no other edge between the same two pixels is nearer to the outer one.
+def _outermost(crossings: Crossings, seen: Bool[Tensor, "n"], pixels: int) -> Bool[Tensor, "n"]:
+    """Whether an edge is seen, and no other that is seen between the same two pixels is nearer to the outer one.
 
     On a rough surface edges of small folds crowd behind the outline; what one sees ends at the outermost.
     """
-    size = int(crossings.inner.max()) + int(crossings.outer.max()) + 1 if len(crossings.inner) else 1
-    pairs, pair = torch.unique(crossings.inner * size + crossings.outer, return_inverse=True)
-    share = crossings.share.detach()
-    greatest = torch.zeros(len(pairs), dtype=share.dtype, device=share.device).scatter_reduce(0, pair, share, "amax")
+    step = crossings.outer - crossings.inner  # to a neighbour: 1, -1, a width or minus a width
+    pair = 4 * crossings.inner + 2 * (step > 0) + (step.abs() == 1)
+    share = crossings.share.detach().masked_fill(~seen, -1.0)
+    greatest = torch.zeros(4 * pixels, dtype=share.dtype, device=share.device).scatter_reduce(0, pair, share, "amax")
     return share == greatest[pair]
 
 
@@ -112,18 +114,19 @@ def silhouette_crossings(
         first, second = edges.faces.unbind(-1)
         turns = (second < 0) | (facing[first] != facing[second])
         in_front = (depth[edges.vertices] >= NEAR).all(-1)
-        chosen = turns & in_front & (facing[first] != 0)
+        chosen = (turns & in_front & (facing[first] != 0)).nonzero()[:, 0]
         side = facing[first[chosen]]
     start, end = edges.vertices[chosen].unbind(-1)
     a, b = xy[start], xy[end]
     nearness = 1 / depth[start].detach(), 1 / depth[end].detach()
     difference = (b - a).detach().abs()
     steep = difference[:, 1] >= difference[:, 0]
-    rows = _row_crossings(a, b, *nearness, side, steep, height, width)
+    rows, in_rows = _row_crossings(a, b, *nearness, side, steep, height, width)
     # Columns are the rows of the transposed image, in which left and right are exchanged.
-    columns = _row_crossings(a.flip(-1), b.flip(-1), *nearness, -side, ~steep, width, height)
+    columns, in_columns = _row_crossings(a.flip(-1), b.flip(-1), *nearness, -side, ~steep, width, height)
     inner, outer = (pixel % height * width + pixel // height for pixel in (columns.inner, columns.outer))
-    return Crossings.join([rows, replace(columns, inner=inner, outer=outer)])
+    both = Crossings.join([rows, replace(columns, inner=inner, outer=outer)])
+    return both.keep(torch.cat([in_rows, in_columns]))
 
 
 def _row_crossings(
@@ -135,8 +138,8 @@ def _row_crossings(
     steep: Bool[Tensor, "edges"],
     height: int,
     width: int,
-) -> Crossings:
-    """Crossings of edges with the rows of pixel centres.
+) -> tuple[Crossings, Bool[Tensor, "n"]]:
+    """Crossings of edges with the rows of pixel centres, and whether they lie between two pixels of the image.
 
     Args:
         start_nearness: 1 / depth, which is linear along the edge.
@@ -165,4 +168,4 @@ def _row_crossings(
         1 / nearness,
         steep[edge],
     )
-    return crossings.keep((left >= 0) & (left < width - 1))
+    return crossings, (left >= 0) & (left < width - 1)

@@ -1,4 +1,6 @@
-"""Training on the pretended device: ``python -m tests.pretended_cuda.runs LIBRARY ANSWER STAGE:LOSS:PRECISION ...``.
+"""Training on the pretended device.
+
+    python -m tests.pretended_cuda.runs LIBRARY ANSWER STAGE:LOSS:PRECISION:FAMILY ...
 
 It belongs into a process of its own, which writes JSON to a file: by case the waits of an iteration, by line. Tensors
 of two devices in one operation end it with an error.
@@ -19,17 +21,39 @@ class Enough(Exception):
     """Two iterations are done, with their previews and diagnostics."""
 
 
+EARLIER = {"geometry": "nerf", "texture": "geometry"}
+
+
+def earlier_run(stage: str, prior: Path, folder: Path) -> str | None:
+    """The checkpoint that a stage goes on from, of runs on the CPU."""
+    from runs.train import train
+    from tests.systems.tiny_runs import tiny_config, with_output
+
+    if stage not in EARLIER:
+        return None
+    before, place = EARLIER[stage], folder / EARLIER[stage]
+    config = tiny_config(prior, stage=before, iterations=2, source=earlier_run(before, prior, folder))
+    place.mkdir()
+    train(with_output(config, checkpoint_every=2), place)
+    return str(place / "checkpoints/last.ckpt")
+
+
 def waits_of(case: str, prior: Path, folder: Path) -> dict[str, int]:
     """The waits of the second iteration."""
-    from guidance.config import GuidanceConfig
+    from guidance.config import GuidanceConfig, NfsdConfig
     from renderers.config import VolumeRendererConfig
     from runs.train import train
     from systems.base import DistillationSystem
     from tests.pretended_cuda.device import counts, pretended_cuda
     from tests.systems.tiny_runs import tiny_config, with_output
 
-    stage, loss, precision = case.split(":")
-    config = tiny_config(prior, stage=stage, guidance=GuidanceConfig(loss=loss))
+    stage, loss, precision, _ = case.split(":")
+    config = tiny_config(
+        prior,
+        stage=stage,
+        guidance=GuidanceConfig(loss=loss, nfsd=NfsdConfig("ugly")),
+        source=earlier_run(stage, prior, folder),
+    )
     chunks = VolumeRendererConfig(samples_per_ray=8, rays_per_chunk=128)  # several
     config = replace(config, render=replace(config.render, volume=chunks, occupancy_warmup=0))
     config = replace(config, trainer=replace(config.trainer, accelerator="cuda", precision=precision))
@@ -59,14 +83,15 @@ def main(library: str, answer: str, *cases: str) -> None:
     register(Path(library))
     import torch
 
-    from tests.tiny_priors import save_tiny_stable_diffusion
+    from tests import tiny_priors
 
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        prior = save_tiny_stable_diffusion(Path(folder, "prior"))
         found = {}
         for number, case in enumerate(cases):
-            run = Path(folder, str(number))
+            prior, run = Path(folder, case.rpartition(":")[2]), Path(folder, str(number))
+            if not prior.is_dir():
+                getattr(tiny_priors, f"save_tiny_{prior.name}")(prior)
             run.mkdir()
             found[case] = waits_of(case, prior, run)
     Path(answer).write_text(json.dumps(found), encoding="utf-8")
