@@ -7,7 +7,9 @@ own LoRA starts from the changed model.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from guidance.families.components import component_config
 from guidance.hub import ask_hub_once
 from guidance.model_files import Lora, ModelFiles
 from guidance.weights import quiet_libraries
@@ -39,8 +42,8 @@ def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, pa
         ValueError: a file cannot be read, or is of another family of models.
     """
     for number, lora in enumerate(files.loras):
-        weights, alphas = read_lora(lora, loader, parts)
-        own = {key: value for key, value in weights.items() if key.startswith(f"{name}.")}
+        changes = read_lora(lora, files, loader, parts)
+        own = {key: value for key, value in changes.weights.items() if key.startswith(f"{name}.")}
         if not own:
             continue
         if getattr(network, "hf_quantizer", None) is not None:
@@ -50,7 +53,7 @@ def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, pa
         adapter = f"added_{number}"
         try:
             with quiet_libraries():
-                _inject(network, name, own, alphas, loader, adapter)
+                _inject(network, name, replace(changes, weights=own), loader, adapter)
         except (ValueError, RuntimeError, KeyError) as error:
             raise _misfit(lora, name, f"{error}") from error
         layers = sum(key.endswith(_FIRST_FACTOR) for key in own)
@@ -60,8 +63,17 @@ def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, pa
         _fuse(network, adapter, lora.scale)
 
 
-def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, float] | None]:
-    """Weights under diffusers' names, and the alphas of files that have such.
+@dataclass(frozen=True)
+class LoraChanges:
+    """What a LoRA file holds, under diffusers' names. Rank and alpha give the factor on its products."""
+
+    weights: dict[str, Tensor]
+    alphas: dict[str, float] | None  # of web UIs' files, for each layer
+    metadata: dict[str, Any] | None  # peft's configuration, which newer files of diffusers have instead
+
+
+def read_lora(lora: Lora, files: ModelFiles, loader: Any, parts: tuple[str, ...]) -> LoraChanges:
+    """Read a LoRA file.
 
     Raises:
         ValueError: it cannot be read, or is for other parts than the family's.
@@ -71,14 +83,16 @@ def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str
     try:
         with quiet_libraries():
             place, options = _place(lora.path)
-            held = loader.lora_state_dict(place, **options)
+            if "unet" in parts:  # web UIs number the blocks of SDXL's UNet through
+                options["unet_config"] = SimpleNamespace(**{"layers_per_block": 2, **component_config(files, "unet")})
+            held = loader.lora_state_dict(place, return_alphas=True, return_lora_metadata=True, **options)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise ValueError(
             f"prior.loras: {lora.path} cannot be read as a LoRA of this prior's family ({reason}); give a file, a "
             "folder or a hub id of one, with :SCALE behind it if it isn't to count whole"
         ) from error
-    weights, alphas = held if isinstance(held, tuple) else (held, None)
+    weights, *alphas, metadata = held
     unknown = sorted({key.split(".")[0] for key in weights} - set(parts))
     if unknown or not weights:
         has = f"changes {', '.join(unknown)}" if unknown else "changes nothing"
@@ -86,10 +100,10 @@ def read_lora(lora: Lora, loader: Any, parts: tuple[str, ...]) -> tuple[dict[str
             f"prior.loras: {lora.path} {has}; a LoRA of this prior's family changes {', '.join(parts)}; give one that "
             "was trained for this model"
         )
-    return weights, alphas
+    return LoraChanges(weights, alphas[0] or None if alphas and not metadata else None, metadata or None)
 
 
-def _place(given: str) -> tuple[str, dict[str, str]]:
+def _place(given: str) -> tuple[str, dict[str, Any]]:
     """The folder, or hub id, and the file's name as an option where it is known: offline diffusers does not look."""
     path = Path(given)
     if path.is_dir():
@@ -99,13 +113,12 @@ def _place(given: str) -> tuple[str, dict[str, str]]:
     return (str(path.parent), {"weight_name": path.name}) if path.is_file() else (given, {})
 
 
-def _inject(network: Any, name: str, weights: dict[str, Tensor], alphas: Any, loader: Any, adapter: str) -> None:
+def _inject(network: Any, name: str, changes: LoraChanges, loader: Any, adapter: str) -> None:
+    options = {"network_alphas": changes.alphas, "metadata": changes.metadata, "adapter_name": adapter, "prefix": name}
     if isinstance(network, PreTrainedModel):
-        loader.load_lora_into_text_encoder(
-            weights, network_alphas=alphas, text_encoder=network, prefix=name, adapter_name=adapter
-        )
+        loader.load_lora_into_text_encoder(changes.weights, text_encoder=network, **options)
     else:
-        network.load_lora_adapter(weights, prefix=name, network_alphas=alphas, adapter_name=adapter)
+        network.load_lora_adapter(changes.weights, **options)
 
 
 def _fuse(network: Any, adapter: str, scale: float) -> None:

@@ -67,6 +67,15 @@ class _Config(ConfigMixin):
     config_name = "config.json"
 
 
+def component_config(files: ModelFiles, name: str) -> dict[str, Any]:
+    """The ``config.json`` of a network.
+
+    Raises:
+        OSError: it is missing, or cannot be fetched.
+    """
+    return _Config.load_config(files.place, subfolder=name, revision=files.revision)
+
+
 def load_component(
     component: type,
     files: ModelFiles,
@@ -91,7 +100,7 @@ def load_component(
     is_network, is_quantized = issubclass(component, (ModelMixin, PreTrainedModel)), False
     try:
         if is_network:
-            config = _Config.load_config(files.place, subfolder=name, revision=files.revision)
+            config = component_config(files, name)
             _check_class(component, config, files, name)
             if device is not None and device.type == "meta":
                 return _outline(component, config, files, name, dtype)

@@ -82,7 +82,7 @@ class LatentDiffusionPrior(DiffusionPrior):
     ) -> nn.Module:
         """A network with the LoRA files that are added to it; raises as ``load_component`` and ``fuse_loras``."""
         for lora in files.loras:  # before anything large
-            read_lora(lora, cls.lora_loader, cls.lora_parts)
+            read_lora(lora, files, cls.lora_loader, cls.lora_parts)
         network = load_component(component, files, name, device, dtype)
         if device.type != "meta":
             fuse_loras(network, name, files, cls.lora_loader, cls.lora_parts)

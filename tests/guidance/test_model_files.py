@@ -107,6 +107,9 @@ def loras(folders, tmp_path_factory) -> dict[str, list[Path]]:
                 if f"{name}_lora_layers" in inspect.signature(pipeline.save_lora_weights).parameters:
                     layers[f"{name}_lora_layers"] = add_lora(getattr(pipeline, name), ["q_proj", "v_proj"], seed)
             place = tmp_path_factory.mktemp(f"lora-{family}-{seed}")
+            if seed == 1:  # as newer files have it: without, the factor would be taken for 1
+                config = getattr(pipeline, main).peft_config["default"].to_dict()
+                layers[f"{main}_lora_adapter_metadata"] = config | {"target_modules": sorted(config["target_modules"])}
             with warnings.catch_warnings(action="ignore"):
                 pipeline.save_lora_weights(place, **layers)
             found.setdefault(family, []).append(place / "pytorch_lora_weights.safetensors")
@@ -157,23 +160,32 @@ def test_an_estimator_begins_at_the_changed_model_and_trains_its_own_lora_alone(
     assert names and not any("added_" in name for name in names)
 
 
-def test_a_web_uis_lora_file(folders, loras, tmp_path) -> None:
-    """Kohya's names, with an alpha for each layer."""
-    weights = load_file(loras["epsilon"][1])
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_a_web_uis_lora_file(folders, tmp_path, kind) -> None:
+    """Kohya's names, with an alpha for each layer; for SDXL blocks are numbered through, as in the authors' code."""
+    torch.manual_seed(0)
+    attention = "transformer_blocks_0_attn1_to_q"
+    layers = {
+        "epsilon": [f"lora_unet_down_blocks_1_attentions_0_{attention}", "lora_te_text_model_encoder_layers_0_mlp_fc1"],
+        "sdxl": [f"lora_unet_input_blocks_3_1_{attention}", "lora_te1_text_model_encoder_layers_0_mlp_fc1"],
+    }[kind]
     kohya: dict[str, torch.Tensor] = {}
-    for name, value in weights.items():
-        layer, _, kind = name.removeprefix("unet.").partition(".lora")
-        if "resnets" in layer:
-            continue
-        end = {"_A.weight": "lora_down.weight", "_B.weight": "lora_up.weight"}[kind.replace("_A.default", "_A")]
-        stem = f"lora_unet_{layer.replace('.', '_')}"
-        kohya |= {f"{stem}.{end}": value, f"{stem}.alpha": torch.tensor(1.0)}
-    save_file(kohya, tmp_path / "kohya.safetensors")
-    prior = load_prior(ModelFiles(folders["epsilon"], loras=(Lora(str(tmp_path / "kohya.safetensors")),)))
-    pipeline = with_loras(folders["epsilon"], [tmp_path / "kohya.safetensors"], [1.0])
+    for layer, (width, out) in zip(layers, [(16, 16), (TEXT_WIDTH, 2 * TEXT_WIDTH)], strict=True):
+        kohya |= {
+            f"{layer}.lora_down.weight": torch.randn(2, width),
+            f"{layer}.lora_up.weight": torch.randn(out, 2),
+            f"{layer}.alpha": torch.tensor(1.0),
+        }
+    file = tmp_path / "kohya.safetensors"
+    save_file(kohya, file)
+    prior = load_prior(ModelFiles(folders[kind], loras=(Lora(str(file)),)))
+    pipeline, plain = with_loras(folders[kind], [file], [1.0]), load_prior(folders[kind])
     text, t, x_t = prior.encode_text(["a red mug"]), torch.tensor([500]), torch.randn(1, *prior.latent_shape)
     with torch.no_grad():
-        assert_equal_to_rounding(*(prior.predict(x_t, t, text, network).output for network in (None, pipeline.unet)))
+        found, expected = (prior.predict(x_t, t, text, network).output for network in (None, pipeline.unet))
+        assert_equal_to_rounding(found, expected)
+        assert not torch.allclose(found, plain.predict(x_t, t, text).output, atol=1e-3)
+    assert not torch.allclose(text.tokens, plain.encode_text(["a red mug"]).tokens, atol=1e-3)
 
 
 def test_loras_of_other_models_are_errors(folders, loras, tmp_path) -> None:
