@@ -100,7 +100,8 @@ def read_lora(lora: Lora, files: ModelFiles, loader: Any, parts: tuple[str, ...]
             f"prior.loras: {lora.path} {has}; a LoRA of this prior's family changes {', '.join(parts)}; give one that "
             "was trained for this model"
         )
-    return LoraChanges(weights, alphas[0] or None if alphas and not metadata else None, metadata or None)
+    # Diffusers takes one of the two.
+    return LoraChanges(weights, alphas[0] if alphas and not metadata else None, metadata or None)
 
 
 def _place(given: str) -> tuple[str, dict[str, Any]]:
