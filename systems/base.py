@@ -9,7 +9,8 @@ The clock is the buffer ``iteration``, the number of iterations done; schedules,
 are keyed on it alone. (Lightning's ``global_step`` counts optimizer steps, 1 + K of them an iteration;
 its loop counters are kept out of checkpoints, so that nothing can disagree with the clock.)
 
-With n particles an iteration moves one of them, and every schedule is stretched by n.
+With n particles an iteration moves one of them on each rank, and every schedule is stretched by n. Ranks
+render other particles as far as there are others; the estimator is one for all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
@@ -42,7 +44,7 @@ from systems.checkpoints import run_metadata
 from systems.collapse import OVERFLOW_ADVICE, CollapseError, require_finite
 from systems.regularizers import REGULARIZERS, Rendered
 from systems.scenes import Scenes
-from systems.seeding import Purpose, pick_particle, stream
+from systems.seeding import Purpose, pick_particles, stream
 
 # Under fp16's loss scale an overflow skips a step and halves the scale. From its 65,536 the scaler needs 16 such steps
 # at most to come down to 1; gradients that overflow even then aren't the scale's fault.
@@ -100,6 +102,19 @@ class DistillationSystem(LightningModule, ABC):
         """Of the whole run, all particles together."""
         return self.config.iterations * self.config.particles
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def first_problem(self, mine: str | None) -> str | None:
+        """What went wrong on the first of the ranks on which something did: all have to stop together."""
+        if self.ranks == 1:
+            return mine
+        found: list[str | None] = [None] * self.ranks
+        dist.all_gather_object(found, mine)
+        return next((problem for problem in found if problem is not None), None)
+
     @abstractmethod
     def render_training_views(self, iteration: int, particle: int, cameras: Cameras) -> RenderOutput:
         """Views with gradient, at the training size."""
@@ -135,14 +150,15 @@ class DistillationSystem(LightningModule, ABC):
         assert int(batch) == iteration, f"the data is at iteration {batch}, the module at {iteration}"
         self._set_learning_rates(iteration)
         self.prepare(iteration)
-        particle = pick_particle(self.config.seed, iteration, self.config.particles)
+        particles = pick_particles(self.config.seed, iteration, self.config.particles, self.ranks)
+        particle = particles[self.global_rank]
         cameras = self.draw_cameras(iteration)
         views = self.render_training_views(iteration, particle, cameras)
         latents = self.encode(views.rgb)
         guidance = self.guidance.gradient(
             latents, self.prompts, cameras, self.noise_range(iteration), self._stream(Purpose.SCENE_STEP, iteration)
         )
-        self._step_scene(iteration, latents, guidance, views)
+        self._step_scene(iteration, latents, guidance, views, particles.count(particle) / self.ranks)
         if self.guidance.estimator is not None:
             self._step_estimator(iteration, latents.detach(), guidance, cameras)
         self.report = StepReport(particle, cameras, views.detached())
@@ -188,8 +204,14 @@ class DistillationSystem(LightningModule, ABC):
         config = self.config.regularizers
         return {name: self._schedule(getattr(config, name), iteration) for name in self.regularizers}
 
-    def _step_scene(self, iteration: int, latents: Latents, guidance: GuidanceOutput, views: RenderOutput) -> None:
-        """Algorithm 1, step 2, with the regularisers."""
+    def _step_scene(
+        self, iteration: int, latents: Latents, guidance: GuidanceOutput, views: RenderOutput, share: float
+    ) -> None:
+        """Algorithm 1, step 2, with the regularisers.
+
+        Args:
+            share: of the ranks, those that render this rank's particle.
+        """
         weights = self.regularizer_weights(iteration)
         target = self._schedule(self.config.regularizers.transmittance_target, iteration)
         seen = Rendered(views, target, lambda: self._autoencode(latents, views.rgb.shape[1]))
@@ -199,7 +221,7 @@ class DistillationSystem(LightningModule, ABC):
         for name, value in terms.items():
             self.figures[f"loss/{name}"] = value.detach()
             loss = loss + weights[name] * value
-        self._update(0, "scene", loss)
+        self._update(0, "scene", loss, share)
         self.figures |= {f"schedule/{name}": weight for name, weight in weights.items()}
 
     def _step_estimator(self, iteration: int, latents: Latents, guidance: GuidanceOutput, cameras: Cameras) -> None:
@@ -211,15 +233,20 @@ class DistillationSystem(LightningModule, ABC):
                 loss = self.guidance.estimator_loss(latents, self.prompts, cameras, generator)
             self._update(1, "estimator", loss)
 
-    def _update(self, index: int, name: str, loss: Tensor) -> None:
-        """Backward and one step of an optimizer; nothing is updated by a loss that is no number."""
+    def _update(self, index: int, name: str, loss: Tensor, share: float = 1.0) -> None:
+        """Backward and one step of an optimizer; nothing is updated by a loss that is no number.
+
+        Args:
+            share: of the ranks, those whose loss reaches the parameters that this rank's does.
+        """
         # The mean over ranks, so that all of them stop together. It is looked at before the optimizer's step.
         self.figures[f"loss/{name}"] = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
         optimizer = self._optimizers()[index]
         optimizer.zero_grad()
         # The forward pass chose its number formats; autocast would round the gradients of what ran in float32.
         with torch.autocast(self.device.type, enabled=False):
-            self.manual_backward(loss)
+            # Gradients are summed over ranks and divided by all of them; each is to be the mean over those it is of.
+            self.manual_backward(loss if share == 1 else loss / share)
         optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from renderers.output import RenderOutput
@@ -51,6 +52,11 @@ class Vitals:
     opacity: float  # mean
     opaque: float  # share of pixels of opacity above 0.99
     saturated: float  # share of channels of opaque pixels that are at 0 or 1 (within 1/255); 0 if none is opaque
+
+
+def mean(several: Sequence[Vitals]) -> Vitals:
+    """The mean of each number."""
+    return Vitals(*(sum(values) / len(several) for values in zip(*(astuple(each) for each in several), strict=True)))
 
 
 def measure(views: RenderOutput) -> Vitals:

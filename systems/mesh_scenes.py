@@ -77,16 +77,24 @@ class MeshSystem(DistillationSystem):
         size = self.training_size(iteration)
         generator = self._stream(Purpose.BACKGROUND, iteration)
         with torch.autocast(self.device.type, enabled=False):
-            try:
-                mesh = self.scene.mesh(particle)
-            except ValueError as error:
-                what = f"particle {particle} has no surface ({error})"
-                raise CollapseError(what, iteration, self.advice["empty"]) from error
+            mesh = self._mesh(iteration, particle)
             self.figures["render/faces"] = float(len(mesh.faces))
             background = training_background(
                 self.config.render, self.scene.background(particle), cameras, size, generator
             )
             return self.scene.draw(particle, mesh, cameras, size, background)
+
+    def _mesh(self, iteration: int, particle: int) -> RenderedMesh:
+        """This rank's surface; a `CollapseError` on all ranks where one of them has none."""
+        mesh, problem = None, None
+        try:
+            mesh = self.scene.mesh(particle)
+        except ValueError as error:
+            problem = f"particle {particle} has no surface ({error})"
+        problem = self.first_problem(problem)
+        if mesh is None or problem is not None:
+            raise CollapseError(str(problem), iteration, self.advice["empty"])
+        return mesh
 
 
 def rendered(vertices: torch.Tensor, faces: torch.Tensor, manifold: bool = True) -> RenderedMesh:

@@ -3,7 +3,7 @@
 Everything that a run draws comes from a generator seeded here by (seed, iteration, rank, purpose), and
 from nothing else: a resumed run draws what the uninterrupted one would have drawn, every rank has its
 own cameras and noise, and a draw more in one place changes nothing in another. What must be equal on
-all ranks (which particle is rendered, where its occupancy is probed) takes rank 0's stream everywhere.
+all ranks (which particles are rendered, where occupancy is probed) takes rank 0's stream everywhere.
 
 Generators live on the CPU, so that a seed means the same draws on every device.
 """
@@ -52,6 +52,10 @@ def particle_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def pick_particle(seed: int, iteration: int, count: int) -> int:
-    """Which particle an iteration moves (Algorithm 1, step 1): uniform, and equal on all ranks."""
-    return int(torch.randint(count, (), generator=stream(seed, iteration, Purpose.PARTICLE)))
+def pick_particles(seed: int, iteration: int, count: int, ranks: int = 1) -> list[int]:
+    """Which particle each rank renders (Algorithm 1, step 1): each uniform, and as many different ones as there are.
+
+    The first rank's doesn't depend on the number of ranks.
+    """
+    first = int(torch.randint(count, (), generator=stream(seed, iteration, Purpose.PARTICLE)))
+    return [(first + rank) % count for rank in range(ranks)]

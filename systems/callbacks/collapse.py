@@ -12,7 +12,7 @@ from lightning import Callback, Trainer
 
 from configs.schema import CollapseConfig
 from systems.base import DistillationSystem
-from systems.collapse import CollapseError, Vitals, measure, require_finite
+from systems.collapse import CollapseError, Vitals, mean, measure, require_finite
 
 
 class CollapseDetection(Callback):
@@ -30,15 +30,15 @@ class CollapseDetection(Callback):
         if not self.config.enabled:
             return
         report, iteration = system.report, int(system.iteration)
-        vitals = self._over_ranks(trainer, measure(report.views))
-        for name, value in vars(vitals).items():
-            require_finite(f"render/{name}", value, iteration, state_is_sound=False)
-        for symptom, (found, quantity) in self.symptoms(vitals, system.scene.may_be_opaque).items():
-            key = (report.particle, symptom)
-            self.counts[key] = self.counts.get(key, 0) + 1 if found else 0
-            if self.counts[key] >= self.config.patience:
-                what = f"particle {report.particle} is {symptom}: {quantity} for {self.config.patience} views in a row"
-                raise CollapseError(what, iteration, system.advice[symptom])
+        for particle, vitals in self._over_ranks(trainer, report.particle, measure(report.views)).items():
+            for name, value in vars(vitals).items():
+                require_finite(f"render/{name}", value, iteration, state_is_sound=False)
+            for symptom, (found, quantity) in self.symptoms(vitals, system.scene.may_be_opaque).items():
+                key = (particle, symptom)
+                self.counts[key] = self.counts.get(key, 0) + 1 if found else 0
+                if self.counts[key] >= self.config.patience:
+                    what = f"particle {particle} is {symptom}: {quantity} for {self.config.patience} views in a row"
+                    raise CollapseError(what, iteration, system.advice[symptom])
 
     def symptoms(self, vitals: Vitals, may_be_opaque: bool) -> dict[str, tuple[bool, str]]:
         """Which symptoms a scene shows, each with the quantity in words."""
@@ -55,9 +55,16 @@ class CollapseDetection(Callback):
             ),
         }
 
-    def _over_ranks(self, trainer: Trainer, vitals: Vitals) -> Vitals:
-        """The mean over all ranks, so that they stop together."""
+    def _over_ranks(self, trainer: Trainer, particle: int, vitals: Vitals) -> dict[int, Vitals]:
+        """By particle the mean over the ranks that have rendered it; the same on all ranks, so that they stop together.
+
+        The first of them comes first.
+        """
         if trainer.world_size == 1:
-            return vitals
-        values = torch.tensor(list(vars(vitals).values()), device=trainer.strategy.root_device)
-        return Vitals(*trainer.strategy.reduce(values, reduce_op="mean").tolist())
+            return {particle: vitals}
+        mine = torch.tensor([particle, *vars(vitals).values()], dtype=torch.float64)
+        gathered = trainer.strategy.all_gather(mine.to(trainer.strategy.root_device)).tolist()
+        seen: dict[int, list[Vitals]] = {}
+        for number, *values in gathered:
+            seen.setdefault(int(number), []).append(Vitals(*values))
+        return {number: mean(several) for number, several in seen.items()}

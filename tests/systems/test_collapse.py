@@ -76,6 +76,20 @@ def test_a_living_look_resets_and_particles_are_told_apart(detection) -> None:
     look(detection, views(0.0, 0.5), times=2)
 
 
+def test_a_particle_that_another_rank_renders_is_found_beside_a_living_one(detection) -> None:
+    """Its opacity isn't averaged with this rank's: together they would pass for alive."""
+    others = torch.tensor([1.0, 0.0, 0.0, 0.0])  # particle, opacity, opaque, saturated
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), all_gather=lambda mine: torch.stack([mine, others.to(mine)])
+    )
+    report = SimpleNamespace(particle=0, views=views(0.3, 0.5))
+    scene = SimpleNamespace(may_be_opaque=False)
+    system = SimpleNamespace(report=report, iteration=9, scene=scene, advice=NeRFSystem.advice)
+    with pytest.raises(CollapseError, match="particle 1 is empty: mean opacity 0 for 3 views in a row"):
+        for _ in range(3):
+            detection.on_train_batch_end(SimpleNamespace(world_size=2, strategy=strategy), system)
+
+
 def test_what_is_meant_to_be_opaque_may_be(config) -> None:
     init = replace(config.scene.field.density_init, kind="scene", object_radius=0.1, scene_radius=0.5)
     scene = replace(config.scene, field=replace(config.scene.field, density_init=init))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from systems.seeding import Purpose, particle_generator, pick_particle, stream
+from systems.seeding import Purpose, particle_generator, pick_particles, stream
 
 
 def draw(generator: torch.Generator) -> float:
@@ -28,7 +28,16 @@ def test_streams_owe_nothing_to_the_global_state() -> None:
 
 
 def test_particles_are_picked_evenly() -> None:
-    picked = torch.tensor([pick_particle(0, iteration, 4) for iteration in range(2000)])
-    counts = torch.bincount(picked, minlength=4)
-    assert counts.sum() == 2000
-    assert (counts - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5  # five standard deviations
+    picked = torch.tensor([pick_particles(0, iteration, 4, ranks=3) for iteration in range(2000)])
+    for of_rank in picked.T:
+        counts = torch.bincount(of_rank, minlength=4)
+        assert counts.sum() == 2000
+        assert (counts - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5  # five standard deviations
+
+
+def test_ranks_render_as_many_particles_as_there_are() -> None:
+    for iteration in range(20):
+        assert len(set(pick_particles(0, iteration, 4, ranks=3))) == 3
+        several = pick_particles(0, iteration, 2, ranks=5)
+        assert sorted(several.count(particle) for particle in (0, 1)) == [2, 3]
+        assert several[:1] == pick_particles(0, iteration, 2)

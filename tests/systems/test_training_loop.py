@@ -18,7 +18,7 @@ from systems.base import DistillationSystem, IterationNumbers
 from systems.nerf import NeRFSystem
 from systems.regularizers import REGULARIZERS
 from systems.scenes import training_background
-from systems.seeding import Purpose, pick_particle, stream
+from systems.seeding import Purpose, pick_particles, stream
 from tests.guidance.steps import LATENT_LOSSES
 from tests.systems.tiny_runs import assert_same_state, load, with_output
 
@@ -116,7 +116,7 @@ def test_only_the_picked_particle_moves(config, prior, tmp_path) -> None:
     after = load(tmp_path / "checkpoints/000001.ckpt")["state_dict"]
     tables = [f"scene.particles.{index}.field.grid.table" for index in range(3)]
     moved = [index for index, name in enumerate(tables) if not torch.equal(before[name], after[name])]
-    assert moved == [pick_particle(config.seed, 0, 3)]
+    assert moved == pick_particles(config.seed, 0, 3)
 
 
 def test_schedules_stretch_with_the_particles(config, prior, prompts) -> None:
