@@ -16,7 +16,6 @@ import torch
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, fuse_text_encoder_lora
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from jaxtyping import Float
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -41,6 +40,10 @@ def fuse_loras(network: nn.Module, name: str, files: ModelFiles, loader: Any, pa
     Raises:
         ValueError: a file cannot be read, or is of another family of models.
     """
+    if not files.loras:
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer  # here, because it takes seconds to import
+
     for number, lora in enumerate(files.loras):
         changes = read_lora(lora, files, loader, parts)
         own = {key: value for key, value in changes.weights.items() if key.startswith(f"{name}.")}
