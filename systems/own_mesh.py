@@ -22,7 +22,7 @@ from models.stored_mesh import StoredMesh
 from renderers.mesh_file_baking import MeshAtlas, mesh_atlas
 from renderers.output import RenderedMesh
 from systems.mesh_scenes import rendered
-from systems.outputs.export import own_mesh_files
+from systems.outputs.export import own_mesh_files, told
 from systems.source import SourceMesh
 from systems.surface_points import FIT_POINTS, ColoredPoints, random_places
 
@@ -50,7 +50,9 @@ class OwnMesh(StoredMesh):
     def atlas(self, export: ExportConfig, keep_uv: bool) -> MeshAtlas:
         """Texture coordinates, found once for all particles; raises as `mesh_atlas`."""
         if self._atlas is None:
-            self._atlas = mesh_atlas(self.mesh_file(self.path), export.baking(), keep_uv)
+            mesh = self.mesh_file(self.path)
+            with told("unwrapping", len(mesh.faces)):
+                self._atlas = mesh_atlas(mesh, export.baking(), keep_uv)
         return self._atlas
 
     def model_files(

@@ -10,7 +10,9 @@ the stage texture painted on such a mesh is the mesh itself, triangle by triangl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -34,6 +36,7 @@ from renderers.web_viewer import viewer_page
 
 SCENE_SUFFIX = ".glb"  # a format whose axes are the scene's
 WITHOUT_TEXTURE = {"ply", "stl"}
+LARGE = 50_000  # faces, from which on an export's steps are told
 
 
 @torch.no_grad()
@@ -68,13 +71,15 @@ def model_files(
     """
     device = surface.vertices.device
     baking = config.baking()
-    vertices, faces = simplify(surface.vertices.float().cpu(), surface.faces.cpu(), baking.max_faces)
+    with told("simplifying", len(surface.faces)):
+        vertices, faces = simplify(surface.vertices.float().cpu(), surface.faces.cpu(), baking.max_faces)
     colored = textured = None
     if set(config.formats) & WITHOUT_TEXTURE:
         colored = Mesh(vertices, faces, in_chunks(surface.color, vertices, device).clamp(0, 1))
     if set(config.formats) - WITHOUT_TEXTURE:
-        textured = bake(vertices.to(device), faces.to(device), surface.color, replace(baking, max_faces=0))
-    return _files(config, stem, title, ModelInScene(colored, textured, origin))
+        with told("unwrapping and baking a texture", len(faces)):
+            textured = bake(vertices.to(device), faces.to(device), surface.color, replace(baking, max_faces=0))
+    return _files(config, stem, title, ModelInScene(colored, textured, origin), len(faces))
 
 
 @torch.no_grad()
@@ -89,10 +94,11 @@ def own_mesh_files(
     Raises:
         ValueError: colours that are not finite.
     """
-    texture = bake_mesh_file(mesh, placement, atlas, color, config.baking())
+    with told("baking a texture", len(mesh.faces)):
+        texture = bake_mesh_file(mesh, placement, atlas, color, config.baking())
     places = torch.from_numpy(placement.to_scene(mesh.vertices)).float()
     colors = in_chunks(color, places, "cpu").clamp(0, 1)
-    return _files(config, stem, title, OwnModel(mesh, placement, atlas, texture, colors))
+    return _files(config, stem, title, OwnModel(mesh, placement, atlas, texture, colors), len(mesh.faces))
 
 
 @runtime_checkable
@@ -154,19 +160,32 @@ class OwnModel:
         return TexturedMesh(vertices, self.atlas.faces, normals, self.atlas.uv, self.texture)
 
 
-def _files(config: ExportConfig, stem: str, title: str, model: Model) -> dict[str, bytes]:
+def _files(config: ExportConfig, stem: str, title: str, model: Model, faces: int) -> dict[str, bytes]:
     """The bytes of each configured format."""
     unit = config.meters_per_unit
-    files: dict[str, bytes] = {}
-    if "ply" in config.formats:
-        files[f"{stem}.ply"] = colored_ply(model.colored(".ply"), unit)
-    if "glb" in config.formats:
-        files[f"{stem}.glb"] = textured_glb(model.textured(".glb"), unit, config.unlit)
-    if "obj" in config.formats:
-        files |= textured_obj(stem, model.textured(".obj"), unit)
-    if "stl" in config.formats:
-        files[f"{stem}.stl"] = plain_stl(model.colored(".stl"), unit)
-    if "html" in config.formats:
+    writers: dict[str, Callable[[], dict[str, bytes]]] = {
+        "ply": lambda: {f"{stem}.ply": colored_ply(model.colored(".ply"), unit)},
+        "glb": lambda: {f"{stem}.glb": textured_glb(model.textured(".glb"), unit, config.unlit)},
+        "obj": lambda: textured_obj(stem, model.textured(".obj"), unit),
+        "stl": lambda: {f"{stem}.stl": plain_stl(model.colored(".stl"), unit)},
         # In the middle of the page, wherever the file's object stands.
-        files[f"{stem}.html"] = viewer_page(textured_glb(model.textured(None), unit), title).encode()
+        "html": lambda: {f"{stem}.html": viewer_page(textured_glb(model.textured(None), unit), title).encode()},
+    }
+    files: dict[str, bytes] = {}
+    asked = [name for name in writers if name in config.formats]
+    for number, name in enumerate(asked, start=1):
+        with told(f"writing {name}, {number} of {len(asked)},", faces):
+            files |= writers[name]()
     return files
+
+
+@contextmanager
+def told(step: str, faces: int) -> Iterator[None]:
+    """For a mesh so large that a step can take minutes, says which it is, and afterwards how long it took."""
+    if faces <= LARGE:
+        yield
+        return
+    started = time.monotonic()
+    print(f"export: {step} {faces:,} faces", end=" ...", flush=True)
+    yield
+    print(f" {time.monotonic() - started:.0f} s", flush=True)
