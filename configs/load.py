@@ -23,6 +23,7 @@ quotes, ``null`` or ``${...}``); every other value is read as YAML.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ from configs.sources import (
     read_config,
     read_yaml,
 )
+from guidance.model_files import Lora
 
 _RUN = TypeAdapter(RunConfig)
 
@@ -99,7 +101,7 @@ def load_config(
         taken = inherited(case.stage, earlier, keeps_prior)
         check_values(case.stage, _merge([taken, *asked]), earlier.config, earlier.checkpoint)
         chosen.append(taken)
-    return LoadedConfig(_on_device(build([*chosen, *asked])), prior)
+    return LoadedConfig(_with_lasting_paths(_on_device(build([*chosen, *asked]))), prior)
 
 
 def _start(mesh: str | None, earlier: Earlier | None) -> str:
@@ -209,6 +211,23 @@ def _on_device(config: RunConfig) -> RunConfig:
             "use 32-true or bf16-mixed"
         )
     return replace(config, trainer=replace(config.trainer, accelerator=device))
+
+
+def _with_lasting_paths(config: RunConfig) -> RunConfig:
+    """What is added to the prior under absolute paths, where these exist: a run may go on from another folder."""
+
+    def lasting(path: str) -> str:
+        place = Path(os.path.expanduser(path))
+        return str(place.resolve()) if os.path.exists(place) and place.parts[:1] != ("priors",) else path
+
+    loras = (Lora.read(text) for text in config.prior.loras)
+    prior = replace(
+        config.prior,
+        config=None if config.prior.config is None else lasting(config.prior.config),
+        loras=tuple(replace(lora, path=lasting(lora.path)).written for lora in loras),
+        embeddings=tuple(map(lasting, config.prior.embeddings)),
+    )
+    return replace(config, prior=prior)
 
 
 def read_overrides(overrides: dict[str, str]) -> Source:

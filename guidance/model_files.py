@@ -26,6 +26,11 @@ class Lora:
         except ValueError:  # a colon of the path, as of a drive
             return Lora(text)
 
+    @property
+    def written(self) -> str:
+        """As ``read`` takes it."""
+        return self.path if self.scale == 1 else f"{self.path}:{self.scale!r}"
+
 
 @dataclass(frozen=True)
 class ModelFiles:

@@ -419,6 +419,17 @@ def test_a_field_that_is_gone_names_the_one_that_took_its_place():
         from_command_line("surface.field.radius=1")
 
 
+def test_what_is_added_to_a_prior_is_found_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("style.safetensors", "cat.pt"):
+        (tmp_path / name).touch()
+    asked = {"prior.loras": "[style.safetensors:0.5, owner/name, style.safetensors]", "prior.embeddings": "[cat.pt]"}
+    prior = load_config(VSD, asked).config.prior
+    style = str(tmp_path / "style.safetensors")
+    assert prior.loras == (f"{style}:0.5", "owner/name", style) and prior.embeddings == (str(tmp_path / "cat.pt"),)
+    assert load_config(VSD, {"prior.config": "priors/mini"}).config.prior.config == "priors/mini"
+
+
 def test_apples_gpu(monkeypatch):
     """Where it is there; without float64 it draws no meshes."""
     mps = {"trainer.accelerator": "mps"}
