@@ -21,6 +21,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
@@ -35,6 +36,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from files.checksums import write_checksums
+from priors.multiview_network import WEIGHTS, multiview_unet
 from priors.tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = ["a", "red", "blue", "mug", "chair", "view", "front", "side", "back", "overhead", "bottom", ","]
@@ -139,6 +142,25 @@ def save_tiny_flux(folder: Path, guidance_embeds: bool = True, in_channels: int 
     tokenizers = {"tokenizer": tokenizer, "tokenizer_2": t5_tokenizer}
     left_out = ("feature_extractor", "image_encoder")
     return _save(folder, "FluxPipeline", left_out, scheduler=scheduler, **tokenizers, **parts)
+
+
+def save_tiny_multiview(folder: Path, views: int = 2) -> Path:
+    """What differs from a base, which is beside it: all camera and self-attention weights of a random network."""
+    save_tiny_stable_diffusion(folder / "base")
+    with _seed(3):
+        unet = multiview_unet(UNet2DConditionModel.from_pretrained(folder / "base/unet"))
+        changed = {
+            name: torch.randn_like(value) * 0.2
+            for name, value in unet.state_dict().items()
+            if name.startswith("class_embedding.") or ".attn1." in name
+        }
+    (folder / "views").mkdir()
+    save_file(changed, folder / "views" / WEIGHTS)
+    index = json.loads((folder / "base/model_index.json").read_text())
+    index |= {"_class_name": "MultiViewStableDiffusionPipeline", "base": "../base", "views": views}
+    (folder / "views/model_index.json").write_text(json.dumps(index))
+    write_checksums(folder / "views")
+    return folder / "views"
 
 
 @contextmanager

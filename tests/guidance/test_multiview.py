@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save_file
 
 from configs.load import load_config
 from configs.sources import CONFIG_FOLDER
-from files.checksums import write_checksums
 from guidance import classifier_free
 from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.estimator import LoraEstimator
@@ -34,30 +32,14 @@ from runs.train import train
 from systems.stages import system_class
 from tests.rounding import assert_equal_to_rounding
 from tests.systems.tiny_runs import tiny_config
-from tests.tiny_priors import save_tiny_stable_diffusion
+from tests.tiny_priors import save_tiny_multiview
 
 VIEWS = 2
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A base, and beside it what differs: all camera and self-attention weights of a random network."""
-    top = tmp_path_factory.mktemp("multiview")
-    save_tiny_stable_diffusion(top / "base")
-    torch.manual_seed(3)
-    unet = multiview_unet(UNet2DConditionModel.from_pretrained(top / "base/unet"))
-    changed = {
-        name: torch.randn_like(value) * 0.2
-        for name, value in unet.state_dict().items()
-        if name.startswith("class_embedding.") or ".attn1." in name
-    }
-    (top / "views").mkdir()
-    save_file(changed, top / "views" / WEIGHTS)
-    index = json.loads((top / "base/model_index.json").read_text())
-    index |= {"_class_name": "MultiViewStableDiffusionPipeline", "base": "../base", "views": VIEWS}
-    (top / "views/model_index.json").write_text(json.dumps(index))
-    write_checksums(top / "views")
-    return top / "views"
+    return save_tiny_multiview(tmp_path_factory.mktemp("multiview"), VIEWS)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -35,15 +36,20 @@ class Counts:
 
 def _place() -> str | None:
     """The innermost line of the project on the stack; None outside of an iteration's own work."""
-    line, within = "?", False
+    innermost, within = None, False
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        file, function = frame.f_code.co_filename, frame.f_code.co_name
-        if file.startswith(str(ROOT)) and not file.startswith(HERE):
-            if line == "?":
-                line = f"{Path(file).relative_to(ROOT)}:{frame.f_lineno}"
-            if function == LOGGING:
+        code = frame.f_code
+        if (file := _file(code.co_filename)) is not None:
+            innermost = innermost or f"{file}:{frame.f_lineno}"
+            if code.co_name == LOGGING:
                 return None
-            within = within or function == ITERATION
+            within = within or code.co_name == ITERATION
         frame = frame.f_back
-    return line if within else None
+    return innermost if within else None
+
+
+@cache
+def _file(name: str) -> str | None:
+    """A file of the project by its path there; None of others."""
+    return str(Path(name).relative_to(ROOT)) if name.startswith(str(ROOT)) and not name.startswith(HERE) else None

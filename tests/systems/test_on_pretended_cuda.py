@@ -19,10 +19,12 @@ pytestmark = pytest.mark.slow
 STAGES = ("nerf", "geometry", "texture")
 CASES = (
     *(f"{stage}:vsd:bf16-mixed:stable_diffusion" for stage in STAGES),
+    "nerf:vsd:bf16-mixed:multiview",
     "nerf:sds:16-mixed:stable_diffusion",
+    "nerf:clip:bf16-mixed:clip",
     "image:vsd:16-mixed:stable_diffusion",
     *(f"image:{loss}:bf16-mixed:stable_diffusion" for loss in ("csd", "nfsd", "ism", "sdi")),
-    *(f"image:vsd:bf16-mixed:{family}" for family in ("sdxl", "sd3", "flux")),
+    *(f"image:vsd:bf16-mixed:{family}" for family in ("stable_diffusion_v", "sdxl", "sd3", "flux")),
 )
 
 
@@ -43,8 +45,9 @@ def waits(tmp_path_factory) -> dict[str, dict[str, int]]:
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def test_an_iteration_of_nerf_waits_for_the_size_of_its_samples_and_for_what_each_optimizer_looks_at(waits):
-    found = waits["nerf:vsd:bf16-mixed:stable_diffusion"]
+@pytest.mark.parametrize("model", ["stable_diffusion", "multiview"])
+def test_an_iteration_of_nerf_waits_for_the_size_of_its_samples_and_for_what_each_optimizer_looks_at(waits, model):
+    found = waits[f"nerf:vsd:bf16-mixed:{model}"]
     assert sum(found.values()) <= 4, found
 
 
