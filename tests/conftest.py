@@ -25,6 +25,9 @@ from tests.tools import lacking
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton's kernels run on the CPU, slowly; read once, at its import
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 CHECKED = tests.typechecker.modules("models", "renderers", "evaluation", "guidance", "systems")
 install_import_hook(CHECKED, "tests.typechecker.check")
 

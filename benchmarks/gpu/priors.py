@@ -9,6 +9,7 @@ from benchmarks.step_cost import DTYPE, MODELS, Model
 from guidance.dry_run import META
 from guidance.families.sdxl import StableDiffusionXLPrior
 from guidance.families.stable_diffusion import StableDiffusionPrior
+from guidance.model_files import ModelFiles
 from guidance.prior import DiffusionPrior
 
 WIDTH = 32  # of a tiny text
@@ -17,7 +18,7 @@ WIDTH = 32  # of a tiny text
 def tiny_stable_diffusion(device: torch.device = META) -> StableDiffusionPrior:
     """32 px, latents of 16."""
     unet = tiny_unet(device, cross_attention_dim=WIDTH)
-    return StableDiffusionPrior(unet, tiny_autoencoder(device), _noise(), (None,), "config", device, DTYPE)
+    return StableDiffusionPrior(unet, tiny_autoencoder(device), _noise(), (None,), ModelFiles("config"), device, DTYPE)
 
 
 def tiny_stable_diffusion_xl(device: torch.device = META) -> StableDiffusionXLPrior:
@@ -29,7 +30,9 @@ def tiny_stable_diffusion_xl(device: torch.device = META) -> StableDiffusionXLPr
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + WIDTH,
     )
-    return StableDiffusionXLPrior(unet, tiny_autoencoder(device), _noise(), (None, None), "config", device, DTYPE)
+    return StableDiffusionXLPrior(
+        unet, tiny_autoencoder(device), _noise(), (None, None), ModelFiles("config"), device, DTYPE
+    )
 
 
 def tiny_unet(device: torch.device, **config: object) -> UNet2DConditionModel:
