@@ -7,6 +7,7 @@ alphas_cumprod (``NoiseSchedule.weight``).
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -80,12 +81,10 @@ def figures(guided: Latents, conditional: Latents, baseline: Latents, weight: Le
     adds, w(t) (s - 1) (eps_c - eps_u) and Perp-Neg's part; ``grad/latents_residual``: w(t) (eps_c - baseline), the part
     that vanishes when renders look real.
     """
-    parts = {
-        "grad/latents": guided - baseline,
-        "grad/latents_guidance": guided - conditional,
-        "grad/latents_residual": conditional - baseline,
-    }
-    return {name: rms(weight * part).mean() for name, part in parts.items()}
+    names = ("grad/latents", "grad/latents_guidance", "grad/latents_residual")
+    parts = torch.stack([guided - baseline, guided - conditional, conditional - baseline])
+    means = rms((weight * parts).flatten(0, 1)).view(len(names), -1).mean(dim=1)
+    return dict(zip(names, means, strict=True))
 
 
 def rms(x: Latents) -> Float[Tensor, "batch"]:

@@ -144,7 +144,7 @@ class ScoreDistillation(Guidance):
         together = self.model.views_together
         keep_camera = self.estimator.draw_keep_camera(len(x_0) // together, generator).repeat_interleave(together)
         x_t = self.model.schedule.add_noise(x_0, noise, t)
-        plain = prompts.for_cameras(cameras).plain
+        plain = prompts.for_all(prompts.plain, cameras)
         prediction = self.estimator.predict(self.model, x_t, t, plain, cameras.c2w, keep_camera)
         return gradients.estimator_loss(prediction, x_0, noise, self.estimator.config.loss)
 

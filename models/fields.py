@@ -171,12 +171,16 @@ def density_bias(points: Float[Tensor, "n 3"], config: DensityInitConfig) -> Flo
     by density for a scene (lambda < 0), or both for an object in the centre of a scene.
     """
     distance = torch.linalg.vector_norm(points, dim=-1)
-    as_object = config.object_strength * (1 - distance / config.object_radius)
-    as_scene = config.scene_strength * (1 - distance / config.scene_radius)
+
+    def dense(strength: float, radius: float) -> Float[Tensor, "n"]:
+        return strength * (1 - distance / radius)
+
     if config.kind == "object":
-        return as_object
+        return dense(config.object_strength, config.object_radius)
+    as_scene = dense(config.scene_strength, config.scene_radius)
     if config.kind == "scene":
         return as_scene
+    as_object = dense(config.object_strength, config.object_radius)
     return torch.where(distance < config.switch_radius, as_object, as_scene)
 
 

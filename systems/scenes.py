@@ -202,9 +202,9 @@ def training_background(
     colors = config.background_low + (config.background_high - config.background_low) * colors
     all_solid = bool(solid.all())
     solid, colors = (to_device(drawn, device)[:, None, None] for drawn in (solid[:, None], colors))
-    _, rays_d = camera_rays(cameras, size, size)
     if all_solid:
-        return colors.expand_as(rays_d)
+        return colors.expand(count, size, size, 3)
+    _, rays_d = camera_rays(cameras, size, size)
     return torch.where(solid, colors, background(rays_d))
 
 

@@ -127,8 +127,8 @@ def run(func, args: tuple, kwargs: dict[str, Any]) -> Any:
     _count_waits(name, args, kwargs, on_device, asked)
     viewing = _returns_view(func)
     result_on_device = asked.type == "cuda" if asked is not None else bool(on_device)
-    if (on_device or result_on_device) and not viewing and name not in WITHOUT_KERNEL:
-        counts.launch(name.removeprefix("aten::"))
+    if on_device or result_on_device:
+        counts.operate(name.removeprefix("aten::"), not viewing and name not in WITHOUT_KERNEL)
     inner_args, inner_kwargs = _each(_inner, args), _each(_inner, _for_cpu(kwargs))
     result = func(*inner_args, **inner_kwargs)
     if name == "aten::_to_copy" and result is inner_args[0]:
@@ -284,7 +284,7 @@ def _launch(executor, *args: Any, **kwargs: Any) -> None:
     from tests.pretended_cuda.twins import TWINS
 
     name = executor.fn.__name__
-    counts.launch(name)
+    counts.operate(name, is_kernel=True)
     assert all(isinstance(each, DeviceTensor) for each in args if isinstance(each, Tensor)), f"{name}: a CPU tensor"
     with _disable_current_modes(), torch.no_grad():
         TWINS[name](*_each(_inner, args), **_each(_inner, kwargs))

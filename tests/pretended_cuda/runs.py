@@ -2,8 +2,8 @@
 
     python -m tests.pretended_cuda.runs LIBRARY ANSWER STAGE:LOSS:PRECISION:MODEL ...
 
-It belongs into a process of its own, which writes JSON to a file: by case the waits of an iteration, by line. Tensors
-of two devices in one operation end it with an error.
+It belongs into a process of its own, which writes JSON to a file: by case the waits and kernels of an iteration, each
+by line. Tensors of two devices in one operation end it with an error.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def earlier_run(stage: str, top: Path) -> str | None:
     return str(folder / "checkpoints/last.ckpt")
 
 
-def waits_of(case: str, top: Path) -> dict[str, int]:
-    """The waits of the last iteration."""
+def counts_of(case: str, top: Path) -> dict[str, dict[str, int]]:
+    """The ``waits`` and ``kernels`` of the last iteration."""
     from guidance.config import GuidanceConfig, InversionConfig, NfsdConfig
     from guidance.loading import views_together
     from renderers.config import VolumeRendererConfig
@@ -81,7 +81,7 @@ def waits_of(case: str, top: Path) -> dict[str, int]:
     config = with_output(config, preview_every=last)
     if loss == "vsd" and stage in ("nerf", "image"):  # of the other stages and losses they are the same
         config = with_output(config, diagnostics_every=last)
-    found: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
     step = DistillationSystem.training_step
 
     def training_step(self: DistillationSystem, batch: int, batch_idx: int) -> None:
@@ -89,8 +89,7 @@ def waits_of(case: str, top: Path) -> dict[str, int]:
             raise Enough
         counts.reset()
         step(self, batch, batch_idx)
-        found.clear()
-        found.update(counts.waits)
+        found.update(waits=dict(counts.waits), kernels=dict(counts.kernels))
 
     DistillationSystem.training_step = training_step  # type: ignore[method-assign]
     diagnostics.STEPS = 2  # all do the same
@@ -109,7 +108,7 @@ def waits_of(case: str, top: Path) -> dict[str, int]:
 def main(library: str, answer: str, *cases: str) -> None:
     register(Path(library))
     with TemporaryDirectory() as folder:
-        found = {case: waits_of(case, Path(folder)) for case in cases}
+        found = {case: counts_of(case, Path(folder)) for case in cases}
     Path(answer).write_text(json.dumps(found), encoding="utf-8")
 
 

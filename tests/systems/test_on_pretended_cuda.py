@@ -29,20 +29,25 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def waits(tmp_path_factory) -> dict[str, dict[str, int]]:
-    """By case the waits of an iteration, by reason and line."""
+def counts(tmp_path_factory) -> dict[str, dict[str, dict[str, int]]]:
+    """By case the waits and the kernels of an iteration, by line."""
     pytest.importorskip("triton")
     if sys.platform != "linux":
         pytest.skip("the device is registered with PyTorch by a library for Linux")
     library = compile_registration(Path(tmp_path_factory.mktemp("pretended")))
     if library is None:
         lacking("no C++ compiler")
-    answer = library.with_name("waits.json")
+    answer = library.with_name("counts.json")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.pretended_cuda.runs", str(library), str(answer), *CASES]
     ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr[-4000:]
     return json.loads(answer.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def waits(counts) -> dict[str, dict[str, int]]:
+    return {case: found["waits"] for case, found in counts.items()}
 
 
 @pytest.mark.parametrize("model", ["stable_diffusion", "multiview"])
@@ -62,3 +67,15 @@ def test_no_case_waits_to_send_what_was_drawn_on_the_cpu(waits):
     assert {case: [place for place in found if "to the device" in place] for case, found in waits.items()} == {
         case: [] for case in CASES
     }
+
+
+def test_an_iteration_of_nerf_launches_few_kernels_besides_the_networks(counts):
+    """Of two chunks of rays, each rendered once more for its gradient, in front of one colour."""
+    kernels = counts["nerf:vsd:bf16-mixed:stable_diffusion"]["kernels"]
+    networks = ("guidance/families/", "guidance/estimator.py")
+    others = {at: number for at, number in kernels.items() if not at.partition(" at ")[2].startswith(networks)}
+    assert any(at.startswith("_table_gradient at models/hash_grid_triton.py") for at in others)
+    assert not [
+        at for at in others if at.startswith("convolution")
+    ]  # a backward pass counts where its forward pass does
+    assert sum(others.values()) <= 450, sorted(others.items(), key=lambda each: -each[1])[:20]
