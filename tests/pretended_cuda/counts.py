@@ -67,5 +67,7 @@ def _place() -> str | None:
 
 @cache
 def _file(name: str) -> str | None:
-    """A file of the project by its path there; None of others."""
-    return str(Path(name).relative_to(ROOT)) if name.startswith(str(ROOT)) and not name.startswith(HERE) else None
+    """A file of the project by its path there; None of others, such as those of an environment in its folder."""
+    if not name.startswith(str(ROOT)) or name.startswith(HERE) or "site-packages" in name:
+        return None
+    return str(Path(name).relative_to(ROOT))
