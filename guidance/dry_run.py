@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from guidance.gradients import as_loss
 from guidance.prompts import PromptEmbeddings
 from guidance.score_distillation import ScoreDistillation
-from renderers.cameras import orbit_cameras
+from renderers.cameras import Cameras, orbit_cameras
 
 META = torch.device("meta")
 
@@ -35,24 +35,39 @@ def on_meta(guidance: ScoreDistillation) -> ScoreDistillation:
     return copy.deepcopy(guidance, {id(tensor): _without_numbers(tensor) for tensor in tensors})
 
 
-def run_step(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> None:
+def run_step(
+    guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1, reconstructs: bool = False
+) -> None:
     """One iteration from rendered images on: encode, scene's gradient and its backward, the estimator's step.
 
-    ``guidance`` and ``prompts`` are on the meta device.
+    ``guidance`` and ``prompts`` are on the meta device. With ``reconstructs`` the latents are decoded too.
     """
     size = guidance.image_size
     generator = torch.Generator().manual_seed(0)  # t and noise are drawn as always; their numbers end there
-    angles = torch.zeros(views)
-    cameras = orbit_cameras(angles, angles, torch.ones(views), torch.full((views,), 40.0))
+    cameras = _cameras(views)
     images = torch.empty(views, 3, size, size, device=META, requires_grad=True)
     latents = guidance.encode(images)
     output = guidance.gradient(latents, prompts, cameras, (0.02, 0.98), generator)
+    if reconstructs:
+        with torch.no_grad():
+            guidance.decode(latents)
     as_loss(latents, output.gradient).backward()
     if guidance.estimator is not None:
         loss = output.estimator_loss
         if loss is None:
             loss = guidance.estimator_loss(latents, prompts, cameras, generator)
+        guidance.zero_grad()
         loss.backward()
+
+
+def run_samples(guidance: ScoreDistillation, prompts: PromptEmbeddings, count: int) -> None:
+    """So many pictures of the prior and of the estimator at once, as the diagnostics draw them, in a single step."""
+    guidance.samples(prompts, _cameras(count), 1, torch.Generator().manual_seed(0))
+
+
+def _cameras(count: int) -> Cameras:
+    angles = torch.zeros(count)
+    return orbit_cameras(angles, angles, torch.ones(count), torch.full((count,), 40.0))
 
 
 @contextmanager

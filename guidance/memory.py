@@ -1,21 +1,12 @@
-"""How much memory a guidance step will need, estimated before it runs.
+"""How much memory the guidance will need, estimated on meta tensors before any weight is read.
 
-A run needs the more of two things: what a guidance step needs, and, while prompts are encoded, the weights of
-the model with its text encoders, which are freed after that. A step has three parts:
-
-- *weights*: of the frozen network and autoencoder, in their dtype;
-- *estimator*: its float32 parameters and AdamW's two moments of them;
-- *step*: the most that is alive at once of all that a step allocates. A dry run on meta tensors
-  (``guidance/dry_run.py``) does the step's operations, backward passes included, on tensors without numbers;
-  every storage that an operation returns counts from then on until Python and autograd drop it. So saved
-  activations, gradients and temporary results are all there, and gradient checkpointing shows. What a kernel
-  needs within itself is not (convolutions may take some hundred MB).
-
-All of it is done before any weight is read: networks are built from their configurations alone
-(``guidance/families/components.py``). Not counted are the scene and its renders, the decoding that
-``regularizers.reconstruction`` asks for, the CUDA context (about 0.5 GB), and the allocator's fragments (some 10%). The
-Trainer's mixed precision is not modelled either: it
+A dry run (``guidance/dry_run.py``) does the operations of a step, backward passes included, on tensors without
+numbers. Every storage that an operation returns counts from then on until Python and autograd drop it. So saved
+activations, gradients and temporary results are all there, and gradient checkpointing shows. What a kernel needs
+within itself is not (a convolution may take some hundred MB). Mixed precision is not modelled: autocast
 computes norms in float32 and adapters in half precision, where the dry run does the reverse.
+
+``systems/memory.py`` adds the scene and its renders.
 """
 
 from __future__ import annotations
@@ -34,15 +25,20 @@ from torch.utils._pytree import tree_leaves
 
 from guidance.building import build_guidance
 from guidance.config import DebiasingConfig, EstimatorConfig, GuidanceConfig, TextConfig
-from guidance.dry_run import META, fused_attention, on_meta, run_step
+from guidance.dry_run import META, fused_attention, on_meta, run_samples, run_step
 from guidance.families.latent_diffusion import LatentDiffusionPrior
 from guidance.loading import outline_prior
 from guidance.model_files import ModelFiles
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from guidance.score_distillation import ScoreDistillation
 
-GB = 1e9
+GB = 10**9
 ADAM_MOMENTS = 2
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+LESS_MEMORY = (
+    "lower render.views or render.volume.rays_per_chunk, set estimator.gradient_checkpointing=true, "
+    "guidance.shared_pass=false or prior.precision=bf16, or take a smaller prior"
+)
 
 
 @dataclass(frozen=True)
@@ -53,25 +49,30 @@ class MemoryEstimate:
     estimator: int  # its parameters and optimizer
     step: int  # peak of what a step allocates
     text_encoders: int = 0  # their weights
+    pictures: int = 0  # peak of what the diagnostics allocate between steps
 
     @property
     def total(self) -> int:
-        return max(self.weights + self.text_encoders, self.weights + self.estimator + self.step)
+        """The most at any time: while prompts are encoded, in a step, or between steps."""
+        training = self.weights + self.estimator + max(self.step, self.pictures)
+        return max(self.weights + self.text_encoders, training)
 
 
 class LiveMemory(TorchDispatchMode):
-    """Within the block, follows the bytes of all storages that operations return, while they live."""
+    """Within the block, follows the bytes of all storages on a device that operations return, while they live."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = META) -> None:
         super().__init__()
+        self.device = device
         self.now = 0
         self.peak = 0
         self._alive: set[int] = set()
+        self._gradients: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.is_meta:  # random numbers are drawn on a CPU
+            if isinstance(leaf, Tensor) and leaf.device.type == self.device.type:
                 self._follow(leaf.untyped_storage())
         return output
 
@@ -79,9 +80,13 @@ class LiveMemory(TorchDispatchMode):
         """Weights are counted elsewhere; operations return views of them."""
         self._alive.update(tensor.untyped_storage()._cdata for tensor in tensors)
 
+    def ignore_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Nor does any storage of the size of one of these count."""
+        self._gradients.update(parameter.untyped_storage().nbytes() for parameter in parameters)
+
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
+        if key in self._alive or size in self._gradients:
             return
         self._alive.add(key)
         self.now += size
@@ -123,14 +128,31 @@ def estimate_run(run: PlannedRun) -> MemoryEstimate:
     return replace(estimate_memory(guidance, prompts, run.views), text_encoders=text_encoders)
 
 
-def estimate_memory(guidance: ScoreDistillation, prompts: PromptEmbeddings, views: int = 1) -> MemoryEstimate:
-    """Of a step with ``views`` images at the prior's size. Allocates nothing; takes seconds for large models."""
+def estimate_memory(
+    guidance: ScoreDistillation,
+    prompts: PromptEmbeddings,
+    views: int = 1,
+    reconstructs: bool = False,
+    samples: int = 0,
+) -> MemoryEstimate:
+    """Of a step with ``views`` images at the prior's size. Allocates nothing; takes seconds for large models.
+
+    Args:
+        reconstructs: whether the step decodes its latents, for ``regularizers.reconstruction``.
+        samples: pictures that the diagnostics draw at once, between steps; of 0 nothing is estimated.
+    """
     dry, prompts = on_meta(guidance), prompts.to(META)
     frozen, trained = _frozen_tensors(dry), list(dry.parameters())
-    with LiveMemory() as memory, fused_attention():
-        memory.ignore([*frozen, *trained])
-        run_step(dry, prompts, views)
-    return MemoryEstimate(size_of(frozen), size_of(trained) * (1 + ADAM_MOMENTS), memory.peak)
+    with LiveMemory() as step, fused_attention():
+        step.ignore([*frozen, *trained])
+        for parameter in trained:  # those of the step before live until the backward pass
+            parameter.grad = torch.empty_like(parameter)
+        run_step(dry, prompts, views, reconstructs)
+    with LiveMemory() as between, fused_attention():
+        between.ignore([*frozen, *trained])
+        if samples:
+            run_samples(dry, prompts, samples)
+    return MemoryEstimate(size_of(frozen), size_of(trained) * (1 + ADAM_MOMENTS), step.peak, pictures=between.peak)
 
 
 def _frozen_tensors(guidance: ScoreDistillation) -> list[Tensor]:
@@ -144,16 +166,18 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of a CUDA device, or of this machine."""
+    """Bytes of a CUDA device, or of this machine or container."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
+    limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.exists() else "max"
+    total = psutil.virtual_memory().total
+    return min(int(limit), total) if limit.isdigit() else total
 
 
 def preflight(run: PlannedRun) -> str | None:
-    """A line on the memory that a run will need, before any of it is taken; raises as ``load_prior``.
+    """A line where the guidance alone needs more memory than there is; raises as ``load_prior``.
 
-    None for losses of image-text models, which are small.
+    Image-text models are small.
     """
     if run.guidance.reads == "images":
         return None
@@ -165,18 +189,15 @@ def preflight(run: PlannedRun) -> str | None:
     return preflight_line(estimate, device_memory(run.device))
 
 
-def preflight_line(estimate: MemoryEstimate, available: int) -> str:
-    """ "guidance needs about N GB, this device has M GB", and what to do where that is too little."""
+def preflight_line(estimate: MemoryEstimate, available: int) -> str | None:
+    """ "guidance needs about N GB, this device has M GB", and what to do, where that is too little."""
+    if estimate.total <= available:
+        return None
     parts = (("weights", estimate.weights), ("estimator", estimate.estimator), ("a step", estimate.step))
     shares = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts if size)
     if estimate.text_encoders:
         shares += f"; text encoders {estimate.text_encoders / GB:.1f}, freed before"
     line = f"guidance needs about {estimate.total / GB:.1f} GB ({shares}), this device has {available / GB:.1f} GB"
     if estimate.weights + estimate.text_encoders > available:
-        line += ": too little for the weights; set prior.precision to bf16, or take a smaller prior"
-    elif estimate.total > available:
-        line += (
-            ": too little; lower render.views, set prior.precision to bf16, estimator.gradient_checkpointing to true "
-            "or guidance.shared_pass to false, or take a smaller prior"
-        )
-    return line
+        return f"{line}: too little for the weights; set prior.precision to bf16, or take a smaller prior"
+    return f"{line}: too little; {LESS_MEMORY}"

@@ -72,8 +72,8 @@ def prior_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
     return torch.float16 if chosen_precision(config.trainer) == "16-mixed" else half_format(model_files(config))
 
 
-def memory_line(config: RunConfig, device: torch.device) -> str | None:
-    """How much memory the guidance will need, before any of it is taken; None where it is not worth a line."""
+def too_little_memory(config: RunConfig, device: torch.device) -> str | None:
+    """A line where the guidance alone will need more memory than there is, before any of it is taken."""
     run = PlannedRun(
         model_files(config),
         device,

@@ -16,7 +16,7 @@ from configs.schema import STAGES, RunConfig
 from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
 from runs.devices import chosen_precision, ordered_sums, use_threads
-from runs.frozen_model import build_prior, build_prompts, check_views, memory_line
+from runs.frozen_model import build_prior, build_prompts, check_views, too_little_memory
 from runs.processes import agreed_folder, cluster_environment, end_with_first_process, is_first_process
 from systems.base import DistillationSystem
 from systems.callbacks.checkpoints import Checkpoints
@@ -37,6 +37,7 @@ from systems.checkpoints import (
     read_metadata,
 )
 from systems.layout import newest_path
+from systems.memory import memory_line
 from systems.outputs.loggers import build_loggers, close_loggers, log_interval
 from systems.source import check_source, read_source_mesh
 from systems.stages import system_class
@@ -77,13 +78,13 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     quieten_lightning()
     with ordered_sums(find_device(config.trainer.accelerator)):
         trainer = build_trainer(config, folder)
-        needed = memory_line(config, trainer.strategy.root_device) if trainer.is_global_zero else None
-        if needed is not None:
-            print(f"memory: {needed}", flush=True)
-        prior = build_prior(config, trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        print_memory(too_little_memory(config, device) if trainer.is_global_zero else None)
+        prior = build_prior(config, device)
         system = system_class(config)(config, prior, build_prompts(config, prior))
+        system.scene.to(device)
         if resume is None:
-            system.scene.to(trainer.strategy.root_device).begin(folder if trainer.is_global_zero else None)
+            system.scene.begin(folder if trainer.is_global_zero else None)
         print_setup(config, trainer, prior, system)
         only_results_left = resume is not None and is_at_the_end(system, resume)
         if begun is not None and trainer.is_global_zero:
@@ -92,9 +93,9 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
             if trainer.is_global_zero:
                 checkpoint = read_checkpoint(resume)
                 system.load_state_dict(checkpoint["state_dict"])
-                system.scene.to(trainer.strategy.root_device)
                 write_results(system, folder, checkpoint["callbacks"]["Performance"]["seconds"])
             return folder
+        print_memory(memory_line(system, device) if trainer.is_global_zero else None)
         interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
         try:
             trainer.fit(system, ckpt_path=resume, weights_only=True)
@@ -184,6 +185,11 @@ def quieten_lightning() -> None:
     empty = "Total length of `.*` across ranks is zero"  # a run without iterations
     for message in ("Your `IterableDataset` has `__len__` defined", ".*isinstance\\(treespec, LeafSpec\\)", empty):
         warnings.filterwarnings("ignore", message)
+
+
+def print_memory(line: str | None) -> None:
+    if line is not None:
+        print(f"memory: {line}", flush=True)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -24,6 +24,12 @@ def value_at(knots: Knots, iteration: float) -> float:
     return float(knots[-1][1])
 
 
+def highest(knots: Knots, last: float) -> float:
+    """The schedule's highest value up to an iteration, this one included."""
+    reached = [value for iteration, value in knots if iteration <= last]
+    return max(value_at(knots, 0), *reached, value_at(knots, last))
+
+
 def scaled(knots: Knots, factor: float) -> Knots:
     """The same schedule, stretched in time."""
     return [[iteration * factor, value] for iteration, value in knots]

@@ -187,17 +187,20 @@ class NeRFSystem(DistillationSystem):
 
         Without autocast: bfloat16 rays would be off by pixels, and compositing is float32's business.
         """
-        config, scene, size = self.config.render, self.scene.particles[particle], self.training_size(iteration)
         self.figures["render/occupied"] = self.scene.occupancies[particle].occupied_fraction
+        return self.jittered_views(iteration, particle, cameras, self.training_size(iteration))
+
+    def jittered_views(self, iteration: int, particle: int, cameras: Cameras, size: int) -> RenderOutput:
+        """Training views of any size."""
+        scene, generator = self.scene.particles[particle], self._stream(Purpose.BACKGROUND, iteration)
         with torch.autocast(self.device.type, enabled=False):
+            background = training_background(self.config.render, scene.background, cameras, size, generator)
             return self.scene.renderer.render(
                 scene.field,
                 self.scene.occupancies[particle],
                 cameras,
                 size,
                 size,
-                training_background(
-                    config, scene.background, cameras, size, self._stream(Purpose.BACKGROUND, iteration)
-                ),
+                background,
                 generator=self._stream(Purpose.RENDER, iteration),
             )

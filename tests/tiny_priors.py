@@ -49,14 +49,18 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def save_tiny_stable_diffusion(
-    folder: Path, prediction_type: str = "epsilon", in_channels: int = LATENT_CHANNELS, seed: int = 0
+    folder: Path, prediction_type: str = "epsilon", in_channels: int = LATENT_CHANNELS, seed: int = 0, larger: int = 1
 ) -> Path:
-    """Stable Diffusion 1.x (epsilon) or 2.x (v_prediction)."""
+    """Stable Diffusion 1.x (epsilon) or 2.x (v_prediction).
+
+    Args:
+        larger: factor on channels and pixels a side.
+    """
     tokenizer = build_tokenizer(WORDS)
     with _seed(seed):
         parts = {
-            "unet": _unet(in_channels, cross_attention_dim=TEXT_WIDTH),
-            "vae": _autoencoder(),
+            "unet": _unet(in_channels, larger, cross_attention_dim=TEXT_WIDTH),
+            "vae": _autoencoder(larger=larger),
             "text_encoder": _clip(tokenizer),
         }
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type)
@@ -179,12 +183,12 @@ def _save(folder: Path, pipeline: str, left_out: tuple[str, ...], **parts) -> Pa
     return folder
 
 
-def _unet(in_channels: int, **config) -> UNet2DConditionModel:
+def _unet(in_channels: int, larger: int = 1, **config) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=16 * larger,
         in_channels=in_channels,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(8, 16),
+        block_out_channels=(8 * larger, 16 * larger),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -194,15 +198,15 @@ def _unet(in_channels: int, **config) -> UNet2DConditionModel:
     )
 
 
-def _autoencoder(shift_factor: float | None = None) -> AutoencoderKL:
+def _autoencoder(shift_factor: float | None = None, larger: int = 1) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
+        block_out_channels=(8 * larger, 8 * larger),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,
-        sample_size=32,
+        sample_size=32 * larger,
         scaling_factor=0.5,
         shift_factor=shift_factor,
     )

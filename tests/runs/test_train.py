@@ -22,6 +22,7 @@ from lightning import Callback
 from PIL import Image
 
 from configs.schema import PriorConfig
+from guidance import memory
 from guidance.building import preset_remark
 from guidance.loading import load_prior
 from runs import devices, from_checkpoint, frozen_model
@@ -293,16 +294,22 @@ def test_number_formats_by_device(config, monkeypatch, has_bf16, precision) -> N
     assert devices.chosen_precision(asked.trainer) == "32-true"
 
 
-def test_the_need_for_memory_is_told_before_anything_is_loaded(config, tmp_path, monkeypatch, capsys) -> None:
+def test_too_little_memory_is_told_before_anything_is_loaded(config, tmp_path, monkeypatch, capsys) -> None:
     def load(*_):
         raise MemoryError
 
     monkeypatch.setattr(frozen_model, "load_model", load)
+    monkeypatch.setattr(memory, "device_memory", lambda device: 1000)
     with pytest.raises(MemoryError):
         run.train(config, tmp_path)
     assert (
         "memory: guidance needs about 0.0 GB (weights 0.0, estimator 0.0, a step 0.0; text" in capsys.readouterr().out
     )
+
+
+def test_the_need_for_memory_is_told_before_the_first_iteration(config, tmp_path, capsys) -> None:
+    run.train(config, tmp_path)
+    assert "memory: training needs about " in capsys.readouterr().out
 
 
 def test_bundled_priors_are_found_from_everywhere(tmp_path, monkeypatch) -> None:
