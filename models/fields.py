@@ -173,7 +173,7 @@ def density_bias(points: Float[Tensor, "n 3"], config: DensityInitConfig) -> Flo
     distance = torch.linalg.vector_norm(points, dim=-1)
 
     def dense(strength: float, radius: float) -> Float[Tensor, "n"]:
-        return strength * (1 - distance / radius)
+        return torch.rsub(distance, strength, alpha=strength / radius)  # strength - distance (strength / radius)
 
     if config.kind == "object":
         return dense(config.object_strength, config.object_radius)

@@ -108,24 +108,18 @@ def _accumulate(
     tl.store(sums + ray * CHANNELS + channel, total, channel < CHANNELS)
 
 
-def _firsts(ray_indices: Tensor, n_rays: int) -> Tensor:
-    """Place of each ray's first sample, and behind the last ray the number of samples; int64 [rays + 1]."""
-    return torch.searchsorted(ray_indices, torch.arange(n_rays + 1, device=ray_indices.device))
-
-
 class TritonWeights(torch.autograd.Function):
     """`renderers.volume.render_weights` on CUDA kernels, differentiable once, in the densities."""
 
     @staticmethod
-    def forward(
-        ctx, sigmas: Tensor, t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor, n_rays: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx, sigmas: Tensor, t_starts: Tensor, t_ends: Tensor, firsts: Tensor) -> tuple[Tensor, Tensor]:
         sigmas, t_starts, t_ends = (tensor.detach().contiguous() for tensor in (sigmas, t_starts, t_ends))
-        firsts = _firsts(ray_indices, n_rays)
         weights, transmittances = (torch.empty_like(sigmas, dtype=torch.float32) for _ in range(2))
         if len(sigmas):
             with on_device(sigmas.device):
-                _weights[(n_rays,)](sigmas, t_starts, t_ends, firsts, weights, transmittances, BLOCK=BLOCK, num_warps=1)
+                _weights[(len(firsts) - 1,)](
+                    sigmas, t_starts, t_ends, firsts, weights, transmittances, BLOCK=BLOCK, num_warps=1
+                )
         ctx.save_for_backward(sigmas, t_starts, t_ends, firsts, weights, transmittances)
         return weights, transmittances
 
@@ -139,22 +133,22 @@ class TritonWeights(torch.autograd.Function):
         if len(sigmas):
             with on_device(sigmas.device):
                 _weights_gradient[(len(firsts) - 1,)](*saved, *upstream, grad_sigmas, BLOCK=BLOCK, num_warps=1)
-        return grad_sigmas.to(sigmas.dtype), None, None, None, None
+        return grad_sigmas.to(sigmas.dtype), None, None, None
 
 
 class TritonAccumulate(torch.autograd.Function):
     """`renderers.volume.accumulate` on a CUDA kernel, differentiable once, in weights and values."""
 
     @staticmethod
-    def forward(ctx, weights: Tensor, values: Tensor | None, ray_indices: Tensor, n_rays: int) -> Tensor:
+    def forward(ctx, weights: Tensor, values: Tensor | None, ray_indices: Tensor, firsts: Tensor) -> Tensor:
         weights = weights.detach().contiguous()
         values = None if values is None else values.detach().contiguous()
-        channels = 1 if values is None else values.shape[-1]
+        channels, n_rays = 1 if values is None else values.shape[-1], len(firsts) - 1
         sums = torch.empty(n_rays, channels, device=weights.device)
         if n_rays:
             with on_device(weights.device):
                 _accumulate[(n_rays,)](
-                    weights, weights if values is None else values, _firsts(ray_indices, n_rays), sums,
+                    weights, weights if values is None else values, firsts, sums,
                     HAS_VALUES=values is not None, CHANNELS=channels, WIDTH=triton.next_power_of_2(channels),
                     BLOCK=BLOCK, num_warps=1,
                 )  # fmt: skip

@@ -107,9 +107,14 @@ class PackedSamples:
             parts.append(PackedSamples(self.t_starts[part], self.t_ends[part], indices, count))
         return parts
 
+    @functools.cached_property
+    def firsts(self) -> Int[Tensor, "rays_and_one"]:
+        """Place of each ray's first sample, and behind the last ray the number of samples."""
+        return first_samples(self.ray_indices, self.n_rays)
+
     @property
     def t_middles(self) -> Float[Tensor, "n"]:
-        return (self.t_starts + self.t_ends) / 2
+        return torch.lerp(self.t_starts, self.t_ends, 0.5)
 
     def points(self, rays_o: Float[Tensor, "rays 3"], rays_d: Float[Tensor, "rays 3"]) -> Float[Tensor, "n 3"]:
         """Middles of the intervals, in scene units."""
@@ -118,6 +123,11 @@ class PackedSamples:
             rays_d.index_select(0, self.ray_indices),
             self.t_middles[:, None],
         )
+
+
+def first_samples(ray_indices: Int[Tensor, "n"], n_rays: int) -> Int[Tensor, "rays_and_one"]:
+    """`PackedSamples.firsts` of indices that are sorted."""
+    return torch.searchsorted(ray_indices, torch.arange(n_rays + 1, device=ray_indices.device))
 
 
 def intersect_ball(

@@ -33,7 +33,7 @@ from models.transfer import to_device
 from renderers.cameras import Cameras, camera_rays
 from renderers.config import VolumeRendererConfig
 from renderers.output import BackgroundColors, RenderOutput, in_front_of
-from renderers.ray_marching import OccupancyGrid, PackedSamples, march_rays, volume_backend
+from renderers.ray_marching import OccupancyGrid, PackedSamples, first_samples, march_rays, volume_backend
 
 Field = Callable[[Float[Tensor, "n 3"]], FieldSamples]
 Normals = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
@@ -121,7 +121,7 @@ class VolumeRenderer:
         backend = self.config.backend
         points = samples.points(rays_o, rays_d)
         answers = field(points)
-        index = (samples.ray_indices, samples.n_rays, backend)
+        index = (samples.ray_indices, samples.n_rays, backend, samples.firsts)
         weights, _ = render_weights(answers.sigmas, samples.t_starts, samples.t_ends, *index)
         return _RayChunk(
             rgb=accumulate(weights, answers.rgb, *index),
@@ -181,12 +181,18 @@ def render_weights(
     ray_indices: Int[Tensor, "n"],
     n_rays: int,
     backend: str = "auto",
+    firsts: Int[Tensor, "rays_and_one"] | None = None,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Weights w_i and transmittances T_i of the samples; ``backend`` as ``render.volume.backend``."""
+    """Weights w_i and transmittances T_i of the samples; ``backend`` as ``render.volume.backend``.
+
+    Args:
+        firsts: `PackedSamples.firsts`, where it is known.
+    """
     if volume_backend(backend).on(sigmas.device) == "triton":
         from renderers.compositing_triton import TritonWeights  # needs triton
 
-        return TritonWeights.apply(sigmas, t_starts, t_ends, ray_indices, n_rays)
+        firsts = first_samples(ray_indices, n_rays) if firsts is None else firsts
+        return TritonWeights.apply(sigmas, t_starts, t_ends, firsts)
     depths = optical_depths(sigmas, t_starts, t_ends)
     transmittance = transmittances(depths, ray_indices, n_rays)
     return transmittance * -torch.expm1(-depths), transmittance
@@ -198,12 +204,14 @@ def accumulate(
     ray_indices: Int[Tensor, "n"],
     n_rays: int,
     backend: str = "auto",
+    firsts: Int[Tensor, "rays_and_one"] | None = None,
 ) -> Float[Tensor, "rays channels"]:
-    """Weighted sums of values along rays; of ones (the opacity) where ``values`` is None."""
+    """Weighted sums of values along rays; of ones (the opacity) where ``values`` is None. Arguments as above."""
     if volume_backend(backend).on(weights.device) == "triton":
         from renderers.compositing_triton import TritonAccumulate  # needs triton
 
-        return TritonAccumulate.apply(weights, values, ray_indices, n_rays)
+        firsts = first_samples(ray_indices, n_rays) if firsts is None else firsts
+        return TritonAccumulate.apply(weights, values, ray_indices, firsts)
     weighted = weights[:, None] if values is None else weights[:, None] * values.float()
     sums = torch.zeros(n_rays, weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
     return sums.index_add(0, ray_indices, weighted)

@@ -27,7 +27,8 @@ def binary_entropy(p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """-q log2 q - (1 - q) log2(1 - q), less its value at p = 0, with q = e + (1 - 2e) p: in [0, 1] bits."""
     q = MARGIN + (1 - 2 * MARGIN) * p.float()
     at_zero = -MARGIN * math.log2(MARGIN) - (1 - MARGIN) * math.log2(1 - MARGIN)
-    return -q * torch.log2(q) - (1 - q) * torch.log2(1 - q) - at_zero
+    entropy = torch.special.entr(q) + torch.special.entr(1 - q)  # a GPU has kernels of -q ln q and of its derivative
+    return entropy / math.log(2) - at_zero
 
 
 def weight_entropy(weights: Float[Tensor, "n"]) -> Scalar:
@@ -106,4 +107,4 @@ REGULARIZERS: dict[str, Callable[[Rendered], Scalar]] = {
 
 def _mean(values: Float[Tensor, "*n"]) -> Scalar:
     """The mean, or 0 (with a graph) of nothing."""
-    return values.sum() / max(values.numel(), 1)
+    return values.mean() if values.numel() else values.sum()
