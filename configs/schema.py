@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from guidance.config import EstimatorConfig, GuidanceConfig, TextConfig
+from guidance.config import EstimatorConfig, GuidanceConfig, NetworkSpeed, TextConfig
 from models.config import ImageConfig, NeRFSceneConfig, SDFFieldConfig, SourceMeshConfig, TextureFieldConfig
 from renderers.config import BakingConfig, CameraSampling, MeshRendererConfig, VolumeRendererConfig
 from settings.constraints import (
@@ -82,6 +82,10 @@ class PriorConfig:
     # Number format of the frozen weights. auto: fp32 on a CPU; on CUDA fp16 for Stable Diffusion 1.x and 2.x (bf16 is
     # too coarse for differences of scores), bf16 for others (fp16 with a 16-mixed trainer).
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", change="anywhere")
+    # How its networks run. channels_last: convolutions with the channels of a pixel side by side. compiled: also blocks
+    # compiled by torch.compile, which takes minutes in the first iteration and again where a new batch size comes.
+    # Neither was measured on a GPU yet; on a CPU neither pays.
+    speed: NetworkSpeed = setting("plain", change="anywhere")
     # Views of an object that the model must see at once; a preset states it. null: as many as the model says.
     views: PositiveInt | None = None
 

@@ -22,6 +22,8 @@ class Unregistered(nn.Module):
     not reach it either: it stays in the mode it was given.
     """
 
+    module: nn.Module
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         object.__setattr__(self, "module", module)  # plain assignment would register it

@@ -15,6 +15,7 @@ from configs.load import find_device
 from configs.schema import STAGES, RunConfig
 from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
+from guidance.network_speed import speed_up
 from runs.devices import chosen_precision, ordered_sums, use_threads
 from runs.frozen_model import build_prior, build_prompts, check_views, too_little_memory
 from runs.processes import agreed_folder, cluster_environment, end_with_first_process, is_first_process
@@ -82,6 +83,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
         print_memory(too_little_memory(config, device) if trainer.is_global_zero else None)
         prior = build_prior(config, device)
         system = system_class(config)(config, prior, build_prompts(config, prior))
+        speed_up(system.guidance, config.prior.speed)
         system.scene.to(device)
         if resume is None:
             system.scene.begin(folder if trainer.is_global_zero else None)
