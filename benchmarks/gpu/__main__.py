@@ -30,7 +30,10 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = ("machine", "parity", "kernels", "nerf", "geometry", "texture", "sdxl")
+PARTS = (
+    *("machine", "parity", "kernels", "nerf", "geometry", "texture", "sdxl"),
+    *("nerf:channels_last", "nerf:compiled"),  # prior.speed
+)
 MINUTES = 9.0  # the most that it takes by default
 
 

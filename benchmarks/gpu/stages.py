@@ -21,6 +21,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sources import CONFIG_FOLDER
 from guidance.memory import estimate_memory
+from guidance.network_speed import speed_up
 from guidance.score_distillation import ScoreDistillation
 from runs.devices import chosen_precision
 from runs.train import quieten_lightning
@@ -40,11 +41,12 @@ PARTS = {  # of a training step, by the method that does it
 
 
 def measure_stage(report: Report, part: str) -> None:
-    """A stage by its name with Stable Diffusion 2.1, or "sdxl": stage nerf with that."""
+    """A stage by its name with Stable Diffusion 2.1, or "sdxl": stage nerf with that; behind a colon, a speed."""
     diffusers_logging.set_verbosity_error()  # casts of weights worry it
+    part, _, speed = part.partition(":")
     stage, preset = ("nerf", "sdxl") if part == "sdxl" else (part, "sd21")
     small = report.sizes is SMALL
-    model, config = model_of(preset, small), configuration(report, stage, preset)
+    model, config = model_of(preset, small), configuration(report, stage, preset, speed or "plain")
     system = build_system(report, config, model)
     report.add("model", model.name)
     report.add("view", f"{config.render.size} px, {config.guidance.loss}, {chosen_precision(config.trainer)}")
@@ -59,10 +61,10 @@ def measure_stage(report: Report, part: str) -> None:
     report.attempt("share of the matrix rate", lambda: add_share(report, outline, model, watch))
 
 
-def configuration(report: Report, stage: str, preset: str) -> RunConfig:
+def configuration(report: Report, stage: str, preset: str, speed: str) -> RunConfig:
     """The project's own for the stage, with everything at the preset's default."""
     on = "cuda" if report.device.type == "cuda" else "cpu"
-    values = {"prior": preset, "prompt": PROMPT, "trainer.accelerator": on} | report.sizes.stage
+    values = {"prior": preset, "prior.speed": speed, "prompt": PROMPT, "trainer.accelerator": on} | report.sizes.stage
     return load_config(CONFIG_FOLDER / f"vsd-{stage}.yaml", values).config
 
 
@@ -70,6 +72,7 @@ def build_system(report: Report, config: RunConfig, model: Model) -> Distillatio
     """On the device, where a run is after the stage has begun: empty space known, or a ball as the surface."""
     prior, prompts = build(model, report.device), prompts_of(model, report.device)
     system = system_class(config)(config, prior, prompts)
+    speed_up(system.guidance, config.prior.speed)
     system.scene.to(report.device)
     started = time.monotonic()
     if config.stage == "nerf":
