@@ -64,7 +64,7 @@ Turn a prompt into a 3D object by Variational Score Distillation.
 """
 LESS_MEMORY = (
     "needs less: a lower render.volume.rays_per_chunk, prior.precision=bf16, estimator.gradient_checkpointing=true; "
-    "or, in a new run, fewer render.views, guidance.shared_pass=false, or a smaller prior"
+    "or, in a new run, memory=low, fewer render.views, guidance.shared_pass=false, or a smaller prior"
 )
 EXAMPLES = """\
 examples:

@@ -12,9 +12,10 @@ what its prior can do. So the YAML files of this folder state only what defines 
 no value that a preset adapts: a copy of one that changes a line differs from it in that line.
 
 Both kinds of file hold a body, then parts for this stage (``by_stage``), this loss (``by_loss``), one particle or
-several (``by_particles``), what the colours start from (``by_start``: ``prompt``, ``mesh`` or ``run``) and this device
-(``by_device``), later ones winning; a part may hold parts in turn. Stage, loss, particles and device are those that
-the YAML files and the command line state, so ``guidance.loss=sds`` on the command line brings what goes with SDS.
+several (``by_particles``), what the colours start from (``by_start``: ``prompt``, ``mesh`` or ``run``), this device
+(``by_device``) and the field ``memory`` (``by_memory``: ``full`` or ``low``), later ones winning; a part may hold parts
+in turn. Stage, loss, particles, device and ``memory`` are those that the YAML files and the command line state, so
+``guidance.loss=sds`` on the command line brings what goes with SDS.
 
 On the command line a text field takes its value exactly as typed (a prompt may hold commas, colons,
 quotes, ``null`` or ``${...}``); every other value is read as YAML.
@@ -94,7 +95,7 @@ def load_config(
     device = find_device(known["trainer.accelerator"])
     start = _start(known[MESH], earlier)
     check_prompt(start, earlier, _merge(asked))
-    case = Case(known["stage"], known["guidance.loss"], known["particles"], start, device)
+    case = Case(known["stage"], known["guidance.loss"], known["particles"], start, device, known["memory"])
     chosen = [*default_sources(case), *preset_sources(prior, case)]
     if earlier is not None:
         file.values.pop("source", None)  # as it was typed; what is taken over names the checkpoint itself

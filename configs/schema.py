@@ -283,6 +283,7 @@ class RunConfig:
     seed: NonNegativeInt = setting(0, inherit="default")  # of all random numbers
     iterations: NonNegativeInt = setting(25_000, change="resume")  # for one particle; 0: only what a run begins with
     particles: PositiveInt = setting(1, inherit="always", state=True)  # n: scenes that share one estimator
+    memory: Literal["full", "low"] = "full"  # low: slower settings that need less of it; by_memory in defaults.yaml
     logger: Literal["csv", "wandb"] = setting("csv", change="resume")  # wandb: beside csv
     prior: PriorConfig = setting(factory=PriorConfig)  # the frozen text-to-image model
     text: TextConfig = setting(factory=TextConfig)  # what is said beside the prompt

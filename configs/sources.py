@@ -34,6 +34,7 @@ PART_NAMES = {  # stages and losses are known elsewhere
     "by_particles": ("one", "several"),
     "by_start": ("prompt", "mesh", "run"),
     "by_device": ("cpu", "cuda", "mps"),
+    "by_memory": ("full", "low"),
 }
 COMMAND_LINE = "the command line"
 STAGES_KEY = "stages"  # of a pipeline's YAML
@@ -65,6 +66,7 @@ class Case:
     particles: int
     start: str  # prompt | mesh | run: what the colours of the stage start from
     device: str  # cpu | cuda | mps
+    memory: str = "full"  # full | low
 
     @property
     def names(self) -> dict[str, str]:
@@ -76,6 +78,7 @@ class Case:
             "by_particles": count,
             "by_start": self.start,
             "by_device": self.device,
+            "by_memory": self.memory,
         }
 
 

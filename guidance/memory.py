@@ -36,8 +36,8 @@ GB = 10**9
 ADAM_MOMENTS = 2
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
 LESS_MEMORY = (
-    "lower render.views or render.volume.rays_per_chunk, set estimator.gradient_checkpointing=true, "
-    "guidance.shared_pass=false or prior.precision=bf16, or take a smaller prior"
+    "set memory=low or guidance.shared_pass=false, lower render.views, set prior.precision=bf16, or take a smaller "
+    "prior"
 )
 
 

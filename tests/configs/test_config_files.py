@@ -66,6 +66,7 @@ NAMES_OF_PARTS = {
     "by_start": {"prompt", "mesh", "run"},
     "by_particles": {"one", "several"},
     "by_device": {"cpu", "cuda", "mps"},
+    "by_memory": {"full", "low"},
 }
 
 
@@ -90,7 +91,8 @@ def test_every_part_of_a_preset_is_used(path):
 
 
 STARTS = ("prompt", "mesh")  # nothing goes with a run
-CASES = [Case(*parts) for parts in itertools.product(STAGES, LOSSES, (1, 4), STARTS, ("cpu", "cuda"))]
+MEMORIES = ("full", "low")
+CASES = [Case(*parts) for parts in itertools.product(STAGES, LOSSES, (1, 4), STARTS, ("cpu", "cuda"), MEMORIES)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

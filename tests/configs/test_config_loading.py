@@ -76,6 +76,7 @@ def files(tmp_path, monkeypatch):
         "by_loss: {csd: {render: {views: 30, occupancy_every: 30}}, sds: {seed: 99}}\n"
         "by_particles: {several: {render: {views: 35, occupancy_every: 35}}, one: {seed: 96}}\n"
         "by_device: {cpu: {render: {occupancy_every: 40}}, cuda: {seed: 98}}\n"
+        "by_memory: {low: {render: {occupancy_every: 45}}, full: {iterations: 45}}\n"
     )
     (tmp_path / "defaults.yaml").write_text(
         "by_stage: {nerf: {render: {size: 5, occupancy_resolution: 5}}}\n"
@@ -90,10 +91,11 @@ def files(tmp_path, monkeypatch):
 
 
 def test_later_sources_win(files):
-    """Schema < defaults < preset: body < by stage < by loss < by particles < by device < YAML < command line."""
+    """Schema < defaults < preset: body, by stage, loss, particles, device, memory < YAML < command line."""
     config = load_config(files, {"trainer.accelerator": "cpu", "seed": "60"}).config
     render = config.render
-    assert config.iterations == RunConfig().iterations
+    assert config.iterations == 45
+    assert load_config(files, {"trainer.accelerator": "cpu", "memory": "low"}).config.render.occupancy_every == 45
     assert (render.occupancy_resolution, render.occupancy_warmup) == (6, 6)
     assert (render.size, render.views, render.occupancy_every) == (20, 35, 40)
     assert (config.particles, config.seed, config.name, config.prior.path) == (50, 60, "job", "here")

@@ -13,6 +13,7 @@ import pytest
 import torch
 import trimesh
 
+from configs.load import load_config
 from configs.schema import RegularizerConfig
 from guidance import memory as guidance_memory
 from guidance.memory import GB, LiveMemory, device_memory
@@ -110,3 +111,23 @@ def test_a_container_has_no_more_than_its_limit(tmp_path: Path, monkeypatch) -> 
     for limit, expected in (("max\n", whole), ("1000000\n", 1_000_000), (f"{10 * whole}\n", whole)):
         (tmp_path / "memory.max").write_text(limit, encoding="ascii")
         assert device_memory(CPU) == expected
+
+
+def test_little_memory_is_a_setting(config, prior, prompts) -> None:
+    """Of many rays at once, and of a network whose activations are large."""
+    found = {
+        memory: load_config(
+            REPOSITORY / "configs/vsd-nerf.yaml", {"prior": "sd21", "memory": memory, "trainer.accelerator": "cpu"}
+        ).config
+        for memory in ("full", "low")
+    }
+    chunks = {memory: each.render.volume.rays_per_chunk for memory, each in found.items()}
+    assert chunks["low"] * 8 == chunks["full"]
+    assert found["low"].estimator.gradient_checkpointing and not found["full"].estimator.gradient_checkpointing
+
+    def rendering(rays: int) -> int:
+        volume = VolumeRendererConfig(samples_per_ray=32, rays_per_chunk=rays)
+        render = replace(config.render, size=96, volume=volume, occupancy_warmup=100)
+        return rendering_memory(NeRFSystem(replace(config, render=render), prior, prompts), CPU).peak
+
+    assert rendering(1024) < 0.5 * rendering(8192)
