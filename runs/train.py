@@ -97,7 +97,10 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
                 system.load_state_dict(checkpoint["state_dict"])
                 write_results(system, folder, checkpoint["callbacks"]["Performance"]["seconds"])
             return folder
-        print_memory(memory_line(system, device) if trainer.is_global_zero else None)
+        if trainer.is_global_zero:
+            if resume is not None:  # Lightning restores it later, and a surface is as large as it has become
+                system.load_state_dict(read_checkpoint(resume)["state_dict"])
+            print_memory(memory_line(system, device))
         interruption = next(callback for callback in trainer.callbacks if isinstance(callback, Interruption))
         try:
             trainer.fit(system, ckpt_path=resume, weights_only=True)

@@ -104,8 +104,17 @@ def run_memory(system: DistillationSystem, device: torch.device) -> RunMemory:
 
 
 def memory_line(system: DistillationSystem, device: torch.device) -> str:
-    """What iterations will need and what there is, in a line; as ``run_memory``."""
-    return describe(run_memory(system, device), device_memory(device))
+    """What iterations will need and what there is, in a line; as ``run_memory``.
+
+    Raises:
+        torch.OutOfMemoryError: not even the views have room.
+    """
+    try:
+        return describe(run_memory(system, device), device_memory(device))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # training may run none the less, or says better what is wrong
+        return f"no estimate ({' '.join(str(error).split()):.100})"
 
 
 def describe(memory: RunMemory, available: int) -> str:

@@ -18,7 +18,8 @@ from configs.schema import RegularizerConfig
 from guidance import memory as guidance_memory
 from guidance.memory import GB, LiveMemory, device_memory
 from renderers.config import VolumeRendererConfig
-from systems.memory import RunMemory, describe, rendering_memory, run_memory
+from systems import memory
+from systems.memory import RunMemory, describe, memory_line, rendering_memory, run_memory
 from systems.nerf import NeRFSystem
 from tests.repository import REPOSITORY
 from tests.tiny_priors import save_tiny_stable_diffusion
@@ -131,3 +132,18 @@ def test_little_memory_is_a_setting(config, prior, prompts) -> None:
         return rendering_memory(NeRFSystem(replace(config, render=render), prior, prompts), CPU).peak
 
     assert rendering(1024) < 0.5 * rendering(8192)
+
+
+def test_an_estimate_that_fails_stops_no_run(system, monkeypatch) -> None:
+    def fail(*_):
+        raise RuntimeError("an operation\nthat meta tensors lack")
+
+    monkeypatch.setattr(memory, "estimate_memory", fail)
+    assert memory_line(system, CPU) == "no estimate (an operation that meta tensors lack)"
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(memory, "estimate_memory", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        memory_line(system, CPU)
