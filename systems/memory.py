@@ -152,7 +152,7 @@ def rendering_memory(system: DistillationSystem, device: torch.device) -> Render
         return Rendering(held, forward, memory.peak)
 
     if not isinstance(system, NeRFSystem):
-        return follow(lambda: system.renderrendering_memory(0, 0, cameras))
+        return follow(lambda: system.render_training_views(0, 0, cameras))
 
     def follow_rays(size: int) -> Rendering:
         return follow(lambda: system.jittered_views(0, 0, cameras, size))
