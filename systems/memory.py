@@ -37,10 +37,9 @@ from renderers.output import RenderOutput
 from renderers.volume import VolumeRenderer
 from settings.schedules import highest
 from systems.base import DistillationSystem
-from systems.callbacks.diagnostics import SAMPLES
 from systems.nerf import NeRFParticles, NeRFSystem
 from systems.regularizers import REGULARIZERS, Rendered
-from systems.scenes import PREVIEW_VIEWS, Scenes, Scenes3D
+from systems.scenes import DIAGNOSTIC_SAMPLES, PREVIEW_VIEWS, Scenes, Scenes3D
 
 # Share of the samples inside the bounds that an object keeps once empty space is skipped. The bundled prior's objects
 # fill 0.38 of the ball.
@@ -85,7 +84,7 @@ def run_memory(system: DistillationSystem, device: torch.device) -> RunMemory:
     views = rendering_memory(system, device)
     if isinstance(guidance, ScoreDistillation):
         reconstructs = "reconstruction" in _regularizers(system)
-        samples = SAMPLES if guidance.views_together == 1 else guidance.views_together
+        samples = DIAGNOSTIC_SAMPLES if guidance.views_together == 1 else guidance.views_together
         step = estimate_memory(guidance, system.prompts, system.config.render.views, reconstructs, samples)
     else:  # image-text models are small
         step = MemoryEstimate(weights=0, estimator=0, step=0)

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 PREVIEW_VIEWS = 2  # front and back: a second face would show
 TEST_VIEWS = 8
+DIAGNOSTIC_SAMPLES = 4  # pictures that a network draws at once
 FRAMES_AT_ONCE = 4  # bounds the memory of a film's rays
 
 

@@ -18,9 +18,9 @@ from renderers.cameras import Cameras
 from systems.base import DistillationSystem
 from systems.outputs.loggers import log_image
 from systems.outputs.pictures import Picture, column, row, write_png
+from systems.scenes import DIAGNOSTIC_SAMPLES
 from systems.seeding import Purpose, stream
 
-SAMPLES = 4  # pictures a row
 STEPS = 12  # of the sampler: enough to recognise things
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # as fractions of the schedule
 
@@ -55,7 +55,9 @@ def samples(system: DistillationSystem) -> list[Images]:
     """
     generator = stream(system.config.seed, 0, Purpose.DIAGNOSTICS)
     together = system.guidance.views_together
-    cameras = front_cameras(system, SAMPLES) if together == 1 else system.scene.orbit(together).to(system.device)
+    cameras = (
+        front_cameras(system, DIAGNOSTIC_SAMPLES) if together == 1 else system.scene.orbit(together).to(system.device)
+    )
     return system.guidance.samples(system.prompts, cameras, STEPS, generator)
 
 

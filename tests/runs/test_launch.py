@@ -456,6 +456,7 @@ OTHER_VALUES = {
     "trainer.accelerator": "cpu",
     "trainer.precision": "bf16-mixed",
     "prior.precision": "bf16",
+    "prior.speed": "channels_last",
     "estimator.gradient_checkpointing": "true",
     "guidance.one_batch": "false",
     "guidance.weighting": "x0",
