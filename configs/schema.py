@@ -84,7 +84,7 @@ class PriorConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", change="anywhere")
     # How its networks run. channels_last: convolutions with the channels of a pixel side by side. compiled: also blocks
     # compiled by torch.compile, which takes minutes in the first iteration and again where a new batch size comes.
-    # Neither was measured on a GPU yet; on a CPU neither pays.
+    # Neither was measured on a GPU yet.
     speed: NetworkSpeed = setting("plain", change="anywhere")
     # Views of an object that the model must see at once; a preset states it. null: as many as the model says.
     views: PositiveInt | None = None

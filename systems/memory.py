@@ -162,7 +162,7 @@ def rendering_memory(system: DistillationSystem, device: torch.device) -> Render
         _from_few_rays(system.scene, len(cameras), max(round(render.size * scale), 1), kept, follow_rays)
         for scale, kept in phases
     ]
-    return max(found, key=lambda each: each.held)
+    return Rendering(*map(max, *map(astuple, found)))
 
 
 def _preview(system: DistillationSystem, device: torch.device) -> int:
