@@ -17,6 +17,9 @@ nothing.
 | kernels | the time of each of them |
 | nerf, geometry, texture | iterations of a stage with Stable Diffusion 2.1 at 512 px |
 | sdxl | stage 1 with Stable Diffusion XL |
+| nerf:low | stage 1 with ``memory=low`` |
+| nerf:channels_last, nerf:compiled | stage 1 with a form of ``prior.speed`` |
+| sd35, flux | stage 1 with Stable Diffusion 3.5 medium, and with FLUX.1 dev: only where ``--parts`` names them |
 
 Of a stage: iterations a second, the time by part, peak memory beside the estimate, the kernels that are launched, how
 often the host waits for the device and where, and the networks' operations as a share of the matrix rate.
@@ -30,17 +33,18 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = (
+USUAL_PARTS = (
     *("machine", "parity", "kernels", "nerf", "geometry", "texture", "sdxl"),
-    *("nerf:channels_last", "nerf:compiled"),  # prior.speed
+    *("nerf:low", "nerf:channels_last", "nerf:compiled"),
 )
+PARTS = (*USUAL_PARTS, "sd35", "flux")
 MINUTES = 9.0  # the most that it takes by default
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="no part begins later; iterations become fewer")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(USUAL_PARTS))
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the benchmark itself")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder of the results")
     return parser.parse_args(argv)

@@ -72,7 +72,10 @@ TINY = {
 
 
 def model_of(preset: str, small: bool) -> Model:
-    return (TINY if small else MODELS)[preset]
+    models = TINY if small else MODELS
+    if preset not in models:
+        raise ValueError(f"--small has no tiny form of {preset}; it has {', '.join(models)}")
+    return models[preset]
 
 
 def build(model: Model, device: torch.device) -> DiffusionPrior:

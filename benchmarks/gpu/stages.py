@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
@@ -20,12 +21,12 @@ from benchmarks.step_cost import TERA, Model, Step, count_flops, guidance_of, pr
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sources import CONFIG_FOLDER
-from guidance.memory import estimate_memory
 from guidance.network_speed import speed_up
 from guidance.score_distillation import ScoreDistillation
 from runs.devices import chosen_precision
 from runs.train import quieten_lightning
 from systems.base import DistillationSystem
+from systems.memory import run_memory
 from systems.stages import system_class
 
 PROMPT = "a red mug"
@@ -40,32 +41,54 @@ PARTS = {  # of a training step, by the method that does it
 }
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a part runs."""
+
+    stage: str = "nerf"
+    preset: str = "sd21"  # of the prior
+    settings: dict[str, str] = field(default_factory=dict)  # beside those
+
+
+MEASURED = {
+    "nerf": Measured(),
+    "geometry": Measured("geometry"),
+    "texture": Measured("texture"),
+    "nerf:low": Measured(settings={"memory": "low"}),
+    "nerf:channels_last": Measured(settings={"prior.speed": "channels_last"}),
+    "nerf:compiled": Measured(settings={"prior.speed": "compiled"}),
+    "sdxl": Measured(preset="sdxl"),
+    "sd35": Measured(preset="sd35"),
+    "flux": Measured(preset="flux"),
+}
+
+
 def measure_stage(report: Report, part: str) -> None:
-    """A stage by its name with Stable Diffusion 2.1, or "sdxl": stage nerf with that; behind a colon, a speed."""
+    """A part by its name in `MEASURED`."""
     diffusers_logging.set_verbosity_error()  # casts of weights worry it
-    part, _, speed = part.partition(":")
-    stage, preset = ("nerf", "sdxl") if part == "sdxl" else (part, "sd21")
-    small = report.sizes is SMALL
-    model, config = model_of(preset, small), configuration(report, stage, preset, speed or "plain")
+    measured = MEASURED[part]
+    model, config = model_of(measured.preset, report.sizes is SMALL), configuration(report, measured)
     system = build_system(report, config, model)
     report.add("model", model.name)
     report.add("view", f"{config.render.size} px, {config.guidance.loss}, {chosen_precision(config.trainer)}")
     report.add("backend", system.scene.backend(report.device))
+    report.attempt("memory estimate", lambda: add_estimate(report, system))
     if report.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     watch = Watch(report, system)
     train(report, config, system, watch)
     watch.add_results()
-    outline = guidance_of(model.build(), Step(stage, config.guidance, config.estimator))
-    report.attempt("memory", lambda: add_memory(report, outline, model, config))
+    outline = guidance_of(model.build(), Step(measured.stage, config.guidance, config.estimator))
     report.attempt("share of the matrix rate", lambda: add_share(report, outline, model, watch))
 
 
-def configuration(report: Report, stage: str, preset: str, speed: str) -> RunConfig:
-    """The project's own for the stage, with everything at the preset's default."""
+def configuration(report: Report, measured: Measured) -> RunConfig:
+    """The project's own for the stage, with everything else at the preset's default."""
     on = "cuda" if report.device.type == "cuda" else "cpu"
-    values = {"prior": preset, "prior.speed": speed, "prompt": PROMPT, "trainer.accelerator": on} | report.sizes.stage
-    return load_config(CONFIG_FOLDER / f"vsd-{stage}.yaml", values).config
+    values = {"prior": measured.preset, "prompt": PROMPT, "trainer.accelerator": on}
+    return load_config(
+        CONFIG_FOLDER / f"vsd-{measured.stage}.yaml", values | measured.settings | report.sizes.stage
+    ).config
 
 
 def build_system(report: Report, config: RunConfig, model: Model) -> DistillationSystem:
@@ -115,6 +138,7 @@ class Watch(Callback):
         self.parts.wrap(system.guidance, "gradient", "scores")
         self.timed = 0
         self.seconds: float | None = None
+        self.peak = self.reserved = 0  # bytes
         self.figures: dict[str, float] = {}  # of the last iteration
         self.milliseconds: dict[str, float] = {}
         self.synchronisations: Counter[str] = Counter()
@@ -142,6 +166,8 @@ class Watch(Callback):
                 return
             self._synchronize()
             self.seconds = time.monotonic() - self._started
+            if self.device.type == "cuda":  # before the profiler, which needs some
+                self.peak, self.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
             self.milliseconds = self.parts.milliseconds(self.timed)
             self.figures = {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("render/")
@@ -219,18 +245,19 @@ class Watch(Callback):
             for name, count, milliseconds in slowest:
                 report.add(f"`{name[:60]}`, ms", milliseconds / WATCHED, f"{milliseconds / WATCHED:.3g} ({count})")
         if self.device.type == "cuda":
+            report.add("peak memory, GB", self.peak / GB)
+            report.add("reserved memory, GB", self.reserved / GB)
             report.add("synchronisations an iteration", sum(self.synchronisations.values()) / WATCHED)
             for where, count in self.synchronisations.most_common(12):
                 report.add(f"waits at {where[-60:]}", count / WATCHED)
 
 
-def add_memory(report: Report, guidance: ScoreDistillation, model: Model, config: RunConfig) -> None:
-    """The peak of the timed run beside what the start of a run would have said."""
-    if report.device.type == "cuda":
-        report.add("peak memory, GB", torch.cuda.max_memory_allocated() / GB)
-        report.add("reserved memory, GB", torch.cuda.max_memory_reserved() / GB)
-    estimate = estimate_memory(guidance, prompts_of(model), config.render.views)
+def add_estimate(report: Report, system: DistillationSystem) -> None:
+    """What the start of a run would say."""
+    estimate = run_memory(system, report.device)
     report.add("estimate, GB", estimate.total / GB)
+    for name in ("weights", "estimator", "scene", "iteration", "pictures"):
+        report.add(f"estimate of {name}, GB", getattr(estimate, name) / GB)
 
 
 def add_share(report: Report, guidance: ScoreDistillation, model: Model, watch: Watch) -> None:
