@@ -15,7 +15,7 @@ from settings.fields import Conflict, section, setting
 
 EstimatorLoss = Literal["velocity", "epsilon"]
 AdaptedLayers = Literal["attention", "all"]
-NetworkSpeed = Literal["plain", "channels_last", "compiled"]
+NetworkSpeed = Literal["plain", "channels_last", "graphs", "compiled"]
 Weighting = Literal["variance", "x0"]
 FLAWS = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 

@@ -30,13 +30,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from guidance.config import EstimatorConfig
 from guidance.frozen_model import TextEmbeddings, Unregistered
@@ -45,6 +46,10 @@ from guidance.schedule import Latents, Prediction
 from models.transfer import to_device
 
 ADAPTER = "default"  # peft's name for it
+
+
+# Nothing in the networks is random.
+recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 class CameraEmbedding(nn.Module):
@@ -70,7 +75,7 @@ class LoraEstimator(nn.Module):
         targets = prior.traits.lora_targets if config.layers == "attention" else every_layer(network)
         adapters = attach_adapters(network, targets, config.rank, config.scale)
         if config.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing(recomputed)
         self.twin = Unregistered(network)
         # The same tensors once more, as all that this module owns. Dots would make submodules of them.
         self.lora = nn.ParameterDict(
@@ -99,9 +104,8 @@ class LoraEstimator(nn.Module):
         condition = self.camera_embedding(c2w.to(x_t.device, torch.float32))
         if keep_camera is not None:
             condition = condition * to_device(keep_camera, x_t.device)[:, None]
-        network = self.twin.module
-        with added_to_output(network.get_submodule(self.traits.condition_module), condition):
-            prediction = prior.predict(x_t, t, text, network)
+        self._gradient_scale = 1.0  # while a call is recorded, gradients pass through it as they are
+        prediction = prior.predict(x_t, t, text, self.twin.module, condition)
         if prediction.output.requires_grad:
             self._scale_gradients(prediction.output, prior.network.dtype)
         return prediction
@@ -178,16 +182,6 @@ def twin_of(network: nn.Module) -> nn.Module:
     """
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     return copy.deepcopy(network, shared)
-
-
-@contextmanager
-def added_to_output(module: nn.Module, addition: Float[Tensor, "batch width"]) -> Iterator[None]:
-    """Within the block, ``module`` returns its output plus ``addition``."""
-    handle = module.register_forward_hook(lambda _module, _args, output: output + addition.to(output.dtype))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

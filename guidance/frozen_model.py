@@ -77,14 +77,14 @@ class TextEmbeddings:
     @staticmethod
     def concatenate(parts: list[TextEmbeddings]) -> TextEmbeddings:
         """The rows of all parts, which are of one model."""
-        columns = zip(*(part._parts() for part in parts), strict=True)
+        columns = zip(*(part.parts() for part in parts), strict=True)
         return TextEmbeddings(*(None if column[0] is None else torch.cat(column) for column in columns))
 
-    def _parts(self) -> tuple[Tensor | None, ...]:
+    def parts(self) -> tuple[Tensor | None, ...]:
         return self.tokens, self.pooled, self.guidance, self.c2w
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TextEmbeddings:
-        return TextEmbeddings(*(None if part is None else change(part) for part in self._parts()))
+        return TextEmbeddings(*(None if part is None else change(part) for part in self.parts()))
 
 
 class FrozenModel(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""Faster networks, by ``prior.speed``: the layout of their weights in memory, and compiled blocks.
+"""Faster networks, by ``prior.speed``: the layout of their weights in memory, recorded calls, and compiled blocks.
 
 What is computed stays the same up to rounding. A network is compiled block by block. What lies between the blocks, such
 as the place where the estimator's camera is added, stays as it is.
@@ -11,6 +11,7 @@ from torch import nn
 
 from guidance.config import NetworkSpeed
 from guidance.interface import Guidance
+from guidance.network_graphs import NetworkGraphs
 from guidance.score_distillation import ScoreDistillation
 
 # Classes of diffusers: of UNets, of SD 3.5, of FLUX.
@@ -21,6 +22,7 @@ BLOCKS = (
     "FluxTransformerBlock",
     "FluxSingleTransformerBlock",
 )
+RECORDED = ("graphs", "compiled")  # forms whose calls become CUDA graphs on a GPU
 CODE_VERSIONS = 128  # of a block: one for each combination of widths, batch size, and with and without gradient
 
 
@@ -37,6 +39,8 @@ def speed_up(guidance: Guidance, how: NetworkSpeed, backend: str = "inductor") -
         networks.append(guidance.estimator.twin.module)
     for network in (*networks, guidance.model.frozen_autoencoder.module):
         use_channels_last(network)
+    if how in RECORDED and guidance.model.device.type == "cuda":
+        guidance.model.graphs = NetworkGraphs()
     if how == "compiled":
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, CODE_VERSIONS)
         for network in networks:

@@ -11,17 +11,18 @@ schedule arithmetic, w(t) and losses never meet half precision.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from guidance.frozen_model import Frozen, FrozenModel, Images, TextEmbeddings
 from guidance.model_files import ModelFiles
+from guidance.network_graphs import NetworkGraphs
 from guidance.schedule import Latents, NoiseSchedule, Prediction
 from guidance.vocabulary import warn_of_unknown_words
 
@@ -38,6 +39,16 @@ class NetworkTraits:
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """A block in which autocast changes no number format."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def added_to_output(module: nn.Module, addition: Float[Tensor, "batch width"]) -> Iterator[None]:
+    """Within the block, ``module`` returns its output plus ``addition``."""
+    handle = module.register_forward_hook(lambda _module, _args, output: output + addition.to(output.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class DiffusionPrior(FrozenModel):
@@ -88,10 +99,13 @@ class DiffusionPrior(FrozenModel):
         self.image_size = image_size  # pixels, at the same size
         self.traits = traits
         self.vocabulary = vocabulary  # the words that the model knows, if it says so
+        self.graphs: NetworkGraphs | None = None  # where calls of the networks are recorded
 
     def _apply(self, fn: Callable, recurse: bool = True) -> DiffusionPrior:
         super()._apply(fn, recurse)
         self.schedule = self.schedule.to(self.device)  # device only: the tables stay float32
+        if self.graphs is not None:
+            self.graphs.forget()
         return self
 
     @property
@@ -138,16 +152,46 @@ class DiffusionPrior(FrozenModel):
     def run_network(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
         """The float32 output of ``network``, which is this family's network or a twin of it with adapters."""
 
-    def output(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
-        """``run_network`` in the number format of the weights, which the caller's autocast would undo."""
+    def output(
+        self,
+        network: nn.Module,
+        x_t: Latents,
+        t: Int[Tensor, "batch"],
+        text: TextEmbeddings,
+        addition: Float[Tensor, "batch width"] | None = None,
+    ) -> Latents:
+        """``run_network`` in the number format of the weights, which the caller's autocast would undo.
+
+        Args:
+            addition: a further condition, added to the output of ``traits.condition_module``.
+        """
+
+        def call(x_t: Latents, t: Tensor, text: TextEmbeddings, addition: Tensor | None) -> Latents:
+            if addition is None:
+                return self.run_network(network, x_t, t, text)
+            with added_to_output(network.get_submodule(self.traits.condition_module), addition):
+                return self.run_network(network, x_t, t, text)
+
         with without_autocast(x_t.device):
-            return self.run_network(network, x_t, t, text)
+            if self.graphs is None or not self.graphs.fit(x_t.device):
+                return call(x_t, t, text, addition)
+            return self.graphs(network, call, x_t, t, text, addition)
 
     def predict(
-        self, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings, network: nn.Module | None = None
+        self,
+        x_t: Latents,
+        t: Int[Tensor, "batch"],
+        text: TextEmbeddings,
+        network: nn.Module | None = None,
+        addition: Float[Tensor, "batch width"] | None = None,
     ) -> Prediction:
-        """What the frozen network, or a twin of it, says of noisy latents. Differentiable in ``x_t``."""
-        return self.as_prediction(self.output(self.network if network is None else network, x_t, t, text), x_t, t)
+        """What the frozen network, or a twin of it, says of noisy latents. Differentiable in ``x_t``.
+
+        Args:
+            addition: as ``output``.
+        """
+        network = self.network if network is None else network
+        return self.as_prediction(self.output(network, x_t, t, text, addition), x_t, t)
 
     def as_prediction(self, output: Latents, x_t: Latents, t: Int[Tensor, "batch"]) -> Prediction:
         """A raw output of this family's network, with what is needed to read it."""

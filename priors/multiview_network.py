@@ -17,13 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from files.checksums import verify_checksums
-from models.transfer import to_device
 
 VIEWS = 4  # of an object
 DEFAULT_MULTIVIEW = Path(__file__).with_name("mini-mv")
 WEIGHTS = "unet_difference.safetensors"
 #: From a world with y up, the camera's axes staying, to Blender's with z up, which MVDream was trained on.
-_Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 
 
 class JointAttention:
@@ -93,6 +91,7 @@ def join_views(unet: UNet2DConditionModel, views: int, plain: AttnProcessor | At
 
 def camera_condition(c2w: Float[Tensor, "batch 4 4"]) -> Float[Tensor, "batch 16"]:
     """What the camera embedding reads: the matrix with z up and its translation of length 1."""
-    matrix = to_device(_Z_UP, c2w.device).to(c2w.dtype) @ c2w
+    x, y, z, last = c2w.unbind(dim=1)
+    matrix = torch.stack([x, -z, y, last], dim=1)  # no matrix that would have to be copied to the device
     position = matrix[:, :3, 3:] / matrix[:, :3, 3:].norm(dim=1, keepdim=True)
     return torch.cat([torch.cat([matrix[:, :3, :3], position], dim=2), matrix[:, 3:]], dim=1).flatten(1)

@@ -28,7 +28,6 @@ from guidance.families.unet import UNetPrior, load_variance_preserving
 from guidance.frozen_model import TextEmbeddings
 from guidance.model_files import ModelFiles
 from guidance.schedule import Latents
-from models.transfer import to_device
 
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
@@ -79,8 +78,9 @@ class StableDiffusionXLPrior(UNetPrior):
     def time_ids(self, x_t: Latents) -> Float[Tensor, "batch 6"]:
         """Size before rescaling, corner of the crop, size: pixels, height before width."""
         height, width = (self.downscale * side for side in x_t.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-        return to_device(sizes, x_t.device).expand(len(x_t), -1)
+        sizes = x_t.new_zeros(6, dtype=torch.float32)  # filled on the device: a recorded call copies nothing to it
+        sizes[0::4], sizes[1::4] = height, width
+        return sizes.expand(len(x_t), -1)
 
     def run_network(self, network: nn.Module, x_t: Latents, t: Int[Tensor, "batch"], text: TextEmbeddings) -> Latents:
         dtype = self.network.dtype  # not that of a twin, whose adapters are float32
