@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ from guidance.gradients import as_loss
 from guidance.interface import GuidanceOutput
 from guidance.prompts import PromptEmbeddings
 from guidance.schedule import Latents
+from models.transfer import to_device
 from renderers.cameras import Cameras, sample_cameras
 from renderers.output import RenderOutput
 from settings.schedules import scaled, value_at
@@ -295,6 +296,7 @@ class DistillationSystem(LightningModule, ABC):
             # The x axis of all logs: iterations done, as in the names of files.
             "step": float(self.iteration),
         }
+        self.figures = on_device(self.figures, self.device)
         shown = {name: value for name, value in self.figures.items() if name in PROGRESS_BAR}
         self.log_dict(shown, prog_bar=True)
         self.log_dict({name: value for name, value in self.figures.items() if name not in shown})
@@ -310,6 +312,13 @@ class DistillationSystem(LightningModule, ABC):
     def _stream(self, purpose: Purpose, iteration: int, index: int = 0) -> torch.Generator:
         """This rank's random stream."""
         return stream(self.config.seed, iteration, purpose, self.global_rank, index)
+
+
+def on_device(figures: Mapping[str, Tensor | float], device: torch.device) -> dict[str, Tensor | float]:
+    """Figures with their numbers on the device, by one copy: Lightning would copy each, and wait for the device."""
+    numbers = {name: value for name, value in figures.items() if not isinstance(value, Tensor)}
+    copied = to_device(torch.tensor(list(numbers.values()), dtype=torch.float32), device)
+    return {**figures, **dict(zip(numbers, copied, strict=True))}
 
 
 class IterationNumbers(IterableDataset):

@@ -18,7 +18,7 @@ nothing.
 | nerf, geometry, texture | iterations of a stage with Stable Diffusion 2.1 at 512 px |
 | sdxl | stage 1 with Stable Diffusion XL |
 | nerf:low | stage 1 with ``memory=low`` |
-| nerf:channels_last, nerf:compiled | stage 1 with a form of ``prior.speed`` |
+| nerf:graphs, nerf:channels_last, nerf:compiled, sdxl:graphs | stage 1 with a form of ``prior.speed`` |
 | sd35, flux | stage 1 with Stable Diffusion 3.5 medium, and with FLUX.1 dev: only where ``--parts`` names them |
 
 Of a stage: iterations a second, the time by part, peak memory beside the estimate, the kernels that are launched, how
@@ -35,7 +35,7 @@ from pathlib import Path
 
 USUAL_PARTS = (
     *("machine", "parity", "kernels", "nerf", "geometry", "texture", "sdxl"),
-    *("nerf:low", "nerf:channels_last", "nerf:compiled"),
+    *("nerf:graphs", "nerf:low", "nerf:channels_last", "nerf:compiled", "sdxl:graphs"),
 )
 PARTS = (*USUAL_PARTS, "sd35", "flux")
 MINUTES = 9.0  # the most that it takes by default

@@ -55,9 +55,11 @@ MEASURED = {
     "geometry": Measured("geometry"),
     "texture": Measured("texture"),
     "nerf:low": Measured(settings={"memory": "low"}),
+    "nerf:graphs": Measured(settings={"prior.speed": "graphs"}),
     "nerf:channels_last": Measured(settings={"prior.speed": "channels_last"}),
     "nerf:compiled": Measured(settings={"prior.speed": "compiled"}),
     "sdxl": Measured(preset="sdxl"),
+    "sdxl:graphs": Measured(preset="sdxl", settings={"prior.speed": "graphs"}),
     "sd35": Measured(preset="sd35"),
     "flux": Measured(preset="flux"),
 }
@@ -86,6 +88,8 @@ def configuration(report: Report, measured: Measured) -> RunConfig:
     """The project's own for the stage, with everything else at the preset's default."""
     on = "cuda" if report.device.type == "cuda" else "cpu"
     values = {"prior": measured.preset, "prompt": PROMPT, "trainer.accelerator": on}
+    if measured.stage == "nerf":
+        values["render.occupancy_warmup"] = "0"  # as in most of a run, empty space is skipped
     return load_config(
         CONFIG_FOLDER / f"vsd-{measured.stage}.yaml", values | measured.settings | report.sizes.stage
     ).config
