@@ -84,7 +84,8 @@ class PriorConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto", change="anywhere")
     # How its networks run. channels_last: convolutions with the channels of a pixel side by side. compiled: also blocks
     # compiled by torch.compile, which takes minutes in the first iteration and again where a new batch size comes.
-    # Neither was measured on a GPU yet.
+    # graphs: also calls recorded as CUDA graphs, which takes seconds in the first iteration; for one process on a GPU,
+    # where it halved an iteration's time (docs/costs.md). The other two were not measured on a GPU.
     speed: NetworkSpeed = setting("plain", change="anywhere")
     # Views of an object that the model must see at once; a preset states it. null: as many as the model says.
     views: PositiveInt | None = None

@@ -14,6 +14,7 @@ Nothing in a call may copy from the host, or wait for the device.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,8 @@ class _Callable(nn.Module):
 
 def record_cuda_graph(call: nn.Module, places: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """A replay of a call with its gradient."""
+    # Gradients of parameters come from the recording's own stream; autograd waits for them, which is right.
+    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     replay: Any = torch.cuda.make_graphed_callables(call, places, allow_unused_input=True)
     torch.cuda.empty_cache()  # what the calls before the recording took belongs to a stream of their own
     return replay

@@ -22,8 +22,26 @@ BLOCKS = (
     "FluxTransformerBlock",
     "FluxSingleTransformerBlock",
 )
-RECORDED = ("graphs", "compiled")  # forms whose calls become CUDA graphs on a GPU
 CODE_VERSIONS = 128  # of a block: one for each combination of widths, batch size, and with and without gradient
+
+
+def check_speed(how: NetworkSpeed, device: torch.device, processes: int) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        ValueError: calls can't be recorded there.
+    """
+    if how != "graphs":
+        return
+    if device.type != "cuda":
+        raise ValueError(
+            f"prior.speed: 'graphs' records calls for an NVIDIA GPU, and this run is on {device.type}; set "
+            "prior.speed=plain, or trainer.accelerator=cuda"
+        )
+    if processes > 1:
+        raise ValueError(
+            f"prior.speed: 'graphs' is for one process, and this run has {processes}; set prior.speed=channels_last"
+        )
 
 
 def speed_up(guidance: Guidance, how: NetworkSpeed, backend: str = "inductor") -> None:
@@ -39,7 +57,7 @@ def speed_up(guidance: Guidance, how: NetworkSpeed, backend: str = "inductor") -
         networks.append(guidance.estimator.twin.module)
     for network in (*networks, guidance.model.frozen_autoencoder.module):
         use_channels_last(network)
-    if how in RECORDED and guidance.model.device.type == "cuda":
+    if how == "graphs":
         guidance.model.graphs = NetworkGraphs()
     if how == "compiled":
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, CODE_VERSIONS)

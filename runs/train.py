@@ -15,7 +15,7 @@ from configs.load import find_device
 from configs.schema import STAGES, RunConfig
 from guidance.building import preset_remark
 from guidance.frozen_model import FrozenModel
-from guidance.network_speed import speed_up
+from guidance.network_speed import check_speed, speed_up
 from runs.devices import chosen_precision, ordered_sums, use_threads
 from runs.frozen_model import build_prior, build_prompts, check_views, too_little_memory
 from runs.processes import agreed_folder, cluster_environment, end_with_first_process, is_first_process
@@ -80,6 +80,7 @@ def train(config: RunConfig, folder: Path, resume: Path | None = None, begun: Ca
     with ordered_sums(find_device(config.trainer.accelerator)):
         trainer = build_trainer(config, folder)
         device = trainer.strategy.root_device
+        check_speed(config.prior.speed, device, trainer.world_size)
         print_memory(too_little_memory(config, device) if trainer.is_global_zero else None)
         prior = build_prior(config, device)
         system = system_class(config)(config, prior, build_prompts(config, prior))

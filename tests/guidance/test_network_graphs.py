@@ -160,3 +160,17 @@ def test_calls_read_nothing_from_the_host(prior) -> None:
         guidance.model.output(
             guidance.estimator.twin.module, x_t, t, text, torch.zeros(views, width, device=META)
         ).sum().backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_on_a_gpu_a_step_stays_as_it_was(prior, checkpointing) -> None:
+    """Real recordings, for each family."""
+    prompts = embed_prompt(prior, "a red mug").to("cuda")
+    guidance = guidance_of(prior, layers="all", gradient_checkpointing=checkpointing).to("cuda")
+    expected = [step(guidance, prompts, views) for views in (1, 2, 1)]
+    prior.graphs = NetworkGraphs()
+    for _ in range(2):
+        found = [step(guidance, prompts, views) for views in (1, 2, 1)]
+        assert max(map(far, found, expected)) < 1e-3

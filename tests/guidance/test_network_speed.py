@@ -10,7 +10,7 @@ from guidance.building import build_guidance
 from guidance.config import EstimatorConfig, GuidanceConfig
 from guidance.interface import Guidance
 from guidance.memory import estimate_memory
-from guidance.network_speed import repeated_blocks, speed_up
+from guidance.network_speed import check_speed, repeated_blocks, speed_up
 from guidance.prior import DiffusionPrior
 from guidance.prompts import PromptEmbeddings, embed_prompt
 from renderers.cameras import orbit_cameras
@@ -29,7 +29,8 @@ def step(guidance: Guidance, prompts: PromptEmbeddings, views: int) -> list[Tens
     """VSD's gradient, and the estimator's."""
     angles, generator = torch.zeros(views), torch.Generator().manual_seed(2)
     cameras = orbit_cameras(angles, angles, torch.full((views,), 3.0), torch.full((views,), 40.0))
-    latents = torch.randn(views, *guidance.latent_shape, generator=generator)
+    cameras = cameras.to(guidance.model.device)
+    latents = torch.randn(views, *guidance.latent_shape, generator=generator).to(guidance.model.device)
     output = guidance.gradient(latents, prompts, cameras, (0.02, 0.98), generator)
     guidance.zero_grad()
     guidance.estimator_loss(latents, prompts, cameras, generator).backward()
@@ -77,3 +78,15 @@ def test_each_family_has_blocks_that_hold_nearly_all_weights(prior) -> None:
         m for m in guidance.estimator.twin.module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1
     ]
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "advice"),
+    [("cpu", 1, "set prior.speed=plain, or trainer.accelerator=cuda"), ("cuda", 2, "set prior.speed=channels_last")],
+)
+def test_graphs_need_one_process_on_a_gpu(device, processes, advice) -> None:
+    with pytest.raises(ValueError, match=advice):
+        check_speed("graphs", torch.device(device), processes)
+    for how in ("plain", "channels_last", "compiled"):
+        check_speed(how, torch.device(device), processes)
+    check_speed("graphs", torch.device("cuda"), 1)
