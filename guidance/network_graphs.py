@@ -64,7 +64,8 @@ class NetworkGraphs:
         """``call(x_t, t, text, addition)``, which runs ``network``.
 
         Raises:
-            RuntimeError: the call can't be recorded; or, from a backward pass, it came after a later call.
+            ValueError: the call can't be recorded.
+            RuntimeError: from a backward pass that comes after a later call.
         """
         parts = (x_t, t, *text.parts(), addition)
         given = tuple(index for index, part in enumerate(parts) if part is not None)
@@ -80,9 +81,11 @@ class NetworkGraphs:
         trained = [each for each in network.parameters() if each.requires_grad] if torch.is_grad_enabled() else []
         try:
             return Recorded(self._record(_Callable(call, trained), places))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise RuntimeError(
+            raise ValueError(
                 f"prior.speed: a call of {type(network).__name__} can't be recorded as a CUDA graph ({reason:.300}); "
                 "set prior.speed=channels_last"
             ) from error

@@ -21,7 +21,6 @@ from files.checksums import verify_checksums
 VIEWS = 4  # of an object
 DEFAULT_MULTIVIEW = Path(__file__).with_name("mini-mv")
 WEIGHTS = "unet_difference.safetensors"
-#: From a world with y up, the camera's axes staying, to Blender's with z up, which MVDream was trained on.
 
 
 class JointAttention:
@@ -91,7 +90,9 @@ def join_views(unet: UNet2DConditionModel, views: int, plain: AttnProcessor | At
 
 def camera_condition(c2w: Float[Tensor, "batch 4 4"]) -> Float[Tensor, "batch 16"]:
     """What the camera embedding reads: the matrix with z up and its translation of length 1."""
+    # From a world with y up, the camera's axes staying, to Blender's with z up, which MVDream was trained on. A matrix
+    # for it would have to be copied to the device.
     x, y, z, last = c2w.unbind(dim=1)
-    matrix = torch.stack([x, -z, y, last], dim=1)  # no matrix that would have to be copied to the device
+    matrix = torch.stack([x, -z, y, last], dim=1)
     position = matrix[:, :3, 3:] / matrix[:, :3, 3:].norm(dim=1, keepdim=True)
     return torch.cat([torch.cat([matrix[:, :3, :3], position], dim=2), matrix[:, 3:]], dim=1).flatten(1)

@@ -133,7 +133,7 @@ def test_what_cannot_be_recorded_says_what_to_do(prior) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     prior.graphs = NetworkGraphs(fails, device_type="cpu")
-    with pytest.raises(RuntimeError, match=r"not permitted.*set prior.speed=channels_last"):
+    with pytest.raises(ValueError, match=r"not permitted.*set prior.speed=channels_last"):
         prior.predict(torch.zeros(1, *prior.latent_shape), torch.tensor([500]), prior.encode_text(["a red mug"]))
 
 
